@@ -1,0 +1,1 @@
+"""pytest-llmparity: is one LLM inference engine as good as another?"""

@@ -1,0 +1,1 @@
+"""What arms answered: the model, its file format, the store."""

@@ -1,0 +1,95 @@
+"""The capture store: captures by launch key, workload and draw; prepared workloads; under the user's cache."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..atomic import write_text
+from ..engines.launch_key import LaunchKey
+from ..workloads.model import Workload
+from ..workloads.prepare import PreparedWorkloads, Recipe
+from .format import CaptureUnreadable, read_capture, write_capture
+from .model import Capture
+
+_FILE = re.compile(r"(?P<workload>.+)-(?P<digest>[0-9a-f]{12})-draw(?P<draw>\d+)\.npz")
+
+
+class CaptureStore:
+    """Captures in `root/captures/LAUNCH_KEY/WORKLOAD-DIGEST-drawN.npz`, workloads in `root/workloads/`."""
+
+    def __init__(self, root: Path) -> None:
+        self.captures = root / "captures"
+        self.workloads = root / "workloads"
+
+    def path(self, key: LaunchKey, workload: Workload, draw: int) -> Path:
+        """Return where that capture is, or would be."""
+        return self.captures / key.digest[:16] / f"{workload.name}-{workload.digest[:12]}-draw{draw}.npz"
+
+    def get(self, key: LaunchKey, workload: Workload, draw: int) -> Capture | None:
+        """Return a capture, or None if there is none or it cannot be read; a damaged file is captured again."""
+        path = self.path(key, workload, draw)
+        if not path.is_file():
+            return None
+        try:
+            capture = read_capture(path)
+        except CaptureUnreadable:
+            return None
+        return capture if capture.workload_digest == workload.digest else None
+
+    def put(self, key: LaunchKey, workload: Workload, capture: Capture) -> Path:
+        """Write a capture, and beside it the key's fields for people."""
+        path = self.path(key, workload, capture.draw)
+        write_capture(capture, path)
+        described = path.parent / "launch-key.json"
+        if not described.is_file():
+            write_text(described, json.dumps(key.fields, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+        return path
+
+    def next_draw(self, key: LaunchKey) -> int:
+        """Return the lowest draw that no capture of this key has."""
+        folder = self.captures / key.digest[:16]
+        draws = [int(match["draw"]) for path in folder.glob("*.npz") if (match := _FILE.fullmatch(path.name))]
+        return max(draws, default=-1) + 1
+
+    def find(self, reference: str) -> Path:
+        """Return the capture file for a path or for `LAUNCH_KEY_PREFIX/WORKLOAD[-drawN]` within the store.
+
+        Raises:
+            CaptureUnreadable: when nothing or more than one file fits.
+        """
+        path = Path(reference)
+        if path.is_file():
+            return path
+        prefix, _, name = reference.partition("/")
+        found = sorted(self.captures.glob(f"{prefix}*/{name or ''}*.npz")) if prefix else []
+        if len(found) == 1:
+            return found[0]
+        what = "no capture" if not found else f"{len(found)} captures"
+        raise CaptureUnreadable(f"{reference}: {what} fit; give a file, or LAUNCH_KEY/WORKLOAD as printed in reports")
+
+    def get_prepared(self, reference: LaunchKey, recipe: Recipe) -> PreparedWorkloads | None:
+        """Return workloads prepared earlier with this reference, or None."""
+        path = self._prepared_path(reference, recipe)
+        try:
+            return PreparedWorkloads.from_json(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def put_prepared(self, reference: LaunchKey, recipe: Recipe, prepared: PreparedWorkloads) -> None:
+        """Keep prepared workloads."""
+        path = self._prepared_path(reference, recipe)
+        write_text(path, json.dumps(prepared.to_json(), ensure_ascii=False))
+
+    def all_prepared(self) -> Iterator[PreparedWorkloads]:
+        """Yield every prepared set of workloads that can be read."""
+        for path in sorted(self.workloads.glob("*.json")):
+            try:
+                yield PreparedWorkloads.from_json(json.loads(path.read_text(encoding="utf-8")))
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+
+    def _prepared_path(self, reference: LaunchKey, recipe: Recipe) -> Path:
+        return self.workloads / f"{recipe.source.name}-{reference.digest[:16]}-{recipe.digest[:16]}.json"

@@ -1,0 +1,1 @@
+"""Engine kinds, their environments, and the supervision of their processes."""

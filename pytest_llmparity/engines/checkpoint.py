@@ -1,0 +1,141 @@
+"""What a checkpoint folder holds, and digests that identify it wherever it lies."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import struct
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..atomic import write_text
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json")
+TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
+_DTYPE_NAMES = {"bfloat16", "float16", "float32"}
+
+
+class CheckpointError(ValueError):
+    """A model path that is no checkpoint an engine can load; the message says what is missing."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder with config.json and safetensors.
+
+    `weights` is a digest over (tensor name, dtype, shape, bytes), so that moving or re-sharding changes
+    nothing. `files` holds digests of tokenizer and template; `config` and `generation_config` their content,
+    since people compare those key by key.
+    """
+
+    path: Path
+    weights: str
+    files: Mapping[str, str]
+    config: Mapping[str, Any]
+    generation_config: Mapping[str, Any]
+    bytes: int
+
+    @property
+    def dtype(self) -> str:
+        """The dtype config.json names: bfloat16, float16 or float32."""
+        name = str(self.config.get("dtype") or self.config.get("torch_dtype") or "float32")
+        return name if name in _DTYPE_NAMES else "bfloat16"
+
+    def identity(self) -> dict[str, Any]:
+        """Return what a launch key and a fingerprint hold of this checkpoint; no paths."""
+        config = {key: value for key, value in self.config.items() if not key.endswith("name_or_path")}
+        return {
+            "weights": self.weights,
+            "files": dict(self.files),
+            "config": config,
+            "generation_config": dict(self.generation_config),
+        }
+
+
+def require_checkpoint_folder(path: Path) -> None:
+    """Check cheaply that `path` can be a checkpoint; reads no weights.
+
+    Raises:
+        CheckpointError: naming what is missing.
+    """
+    if not path.exists():
+        raise CheckpointError(f"model {path}: no such folder; expected a checkpoint folder on this machine, or `demo`")
+    if not path.is_dir():
+        raise CheckpointError(f"model {path}: expected a folder with config.json and *.safetensors, found a file")
+    if not (path / "config.json").is_file():
+        raise CheckpointError(f"model {path}: no config.json in this folder; it is not a checkpoint")
+    if not any(path.glob("*.safetensors")):
+        raise CheckpointError(f"model {path}: no *.safetensors in this folder; other weight formats are not read")
+
+
+def read_checkpoint(path: Path, digest_cache: Path) -> Checkpoint:
+    """Return the checkpoint at `path`; weights already hashed (same inode, size, mtime) are not read again."""
+    require_checkpoint_folder(path)
+    shards = sorted(path.glob("*.safetensors"))
+    names = [*TOKENIZER_FILES, *TEMPLATE_FILES]
+    files = {name: _sha256(path / name) for name in names if (path / name).is_file()}
+    return Checkpoint(
+        path=path,
+        weights=_weights_digest(shards, digest_cache),
+        files=files,
+        config=_read_json(path / "config.json"),
+        generation_config=_read_json(path / "generation_config.json"),
+        bytes=sum(shard.stat().st_size for shard in shards),
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not valid JSON ({error})") from error
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _weights_digest(shards: list[Path], cache_file: Path) -> str:
+    cache: dict[str, dict[str, str]] = _read_json(cache_file) if cache_file.is_file() else {}
+    tensors: dict[str, str] = {}
+    fresh = {}
+    for shard in shards:
+        stat = shard.stat()
+        key = f"{stat.st_dev}-{stat.st_ino}-{stat.st_size}-{stat.st_mtime_ns}"
+        fresh[key] = cache.get(key) or _tensor_digests(shard)
+        tensors |= fresh[key]
+    if fresh.keys() - cache.keys():
+        write_text(cache_file, json.dumps(cache | fresh))
+    lines = "\n".join(f"{name} {digest}" for name, digest in sorted(tensors.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _tensor_digests(shard: Path) -> dict[str, str]:
+    """Return name -> digest of (dtype, shape, bytes), read from the safetensors layout: length, JSON, data."""
+    with shard.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        try:
+            (length,) = struct.unpack("<Q", data[:8])
+            header = json.loads(data[8 : 8 + length])
+        except (struct.error, ValueError) as error:
+            raise CheckpointError(f"{shard}: not a safetensors file, or cut off ({error})") from error
+        start = 8 + length
+
+        def digest(item: tuple[str, Any]) -> tuple[str, str]:
+            name, entry = item
+            low, high = entry["data_offsets"]
+            if start + high > len(data):
+                raise CheckpointError(f"{shard}: cut off within tensor {name}")
+            hashed = hashlib.sha256(f"{entry['dtype']}{entry['shape']}".encode())
+            with memoryview(data) as view:
+                hashed.update(view[start + low : start + high])
+            return name, hashed.hexdigest()
+
+        entries = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
+        with ThreadPoolExecutor() as pool:
+            return dict(pool.map(digest, entries))

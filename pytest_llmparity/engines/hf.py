@@ -1,0 +1,131 @@
+"""Kind `hf`: transformers behind our own small server (`workers/hf_server.py`); also the fp32 reference."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.resources
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..arms import Arm
+from ..captures.model import Answer, Scored
+from ..workloads.model import Prompt
+from .base import Interpreter, Reply, engine_environment
+from .http import JsonClient
+from .recipes import DEFAULT_REQUIREMENTS
+
+WORKER = Path(str(importlib.resources.files("pytest_llmparity.workers") / "hf_server.py"))
+
+
+class HfKind:
+    """transformers, one sequence at a time."""
+
+    name = "hf"
+    module = "transformers"
+    distributions: tuple[str, ...] = ("transformers",)
+    default_requirement = DEFAULT_REQUIREMENTS["hf"]
+    abilities = frozenset({"tokenize", "score", "generate", "chat", "sample"})
+    overhead_bytes = 1 << 30
+
+    def arguments(self, arm: Arm) -> tuple[str, ...]:
+        """Return dtype, the user's arguments, and the digest of the worker: its code is part of the engine."""
+        worker = hashlib.sha256(WORKER.read_bytes()).hexdigest()[:12]
+        return ("--dtype", arm.variant.dtype, *arm.engine.args, f"worker={worker}")
+
+    def command(self, arm: Arm, interpreter: Interpreter, port: int) -> tuple[str, ...]:
+        """Return the command line of the worker."""
+        program = (str(interpreter.python), "-u", str(WORKER), str(arm.model), "--port", str(port))
+        return (*arm.engine.launcher, *program, "--dtype", arm.variant.dtype, *arm.engine.args)
+
+    def environment(self, arm: Arm) -> Mapping[str, str]:
+        """Return the engine's environment."""
+        return engine_environment(arm, {"TOKENIZERS_PARALLELISM": "false"})
+
+    def client(self, url: str, arm: Arm, log: Path | None) -> HfClient:
+        """Return a client of the worker."""
+        return HfClient(JsonClient(url, engine=arm.id, log=log))
+
+    def translate(self, cause: str, arm: Arm) -> str | None:
+        """Explain transformers' misleading load errors."""
+        if "Repo id must be in the form" in cause or "is not a local folder" in cause:
+            return f"{arm.model} is not a checkpoint folder that transformers can read"
+        return None
+
+    def port_was_taken(self, cause: str) -> bool:
+        """Recognise the operating system's refusal to bind."""
+        return "Address already in use" in cause
+
+
+class HfClient:
+    """Client of `workers/hf_server.py`."""
+
+    def __init__(self, http: JsonClient) -> None:
+        self._http = http
+
+    def ready(self) -> bool:
+        """Say whether the model is loaded."""
+        return self._http.healthy()
+
+    def facts(self) -> dict[str, Any]:
+        """Return versions, dtype, attention implementation, threads, end-of-sequence ids."""
+        return dict(self._http.get("/facts"))
+
+    def pieces(self) -> list[str]:
+        """Return the text of every token id."""
+        return list(self._http.get("/pieces")["pieces"])
+
+    def tokenize(self, prompt: Prompt) -> Reply:
+        """Return this checkpoint's own ids."""
+        ids = self.encode(messages=prompt.messages, text=prompt.text)[0]
+        return Answer(prompt.id, prompt_tokens=len(ids)), Scored.ids_only(ids)
+
+    def encode(
+        self, *, messages: Sequence[Mapping[str, str]] | None = None, text: str | None = None
+    ) -> tuple[list[int], str]:
+        """Return (ids, rendered text) of a chat or of plain text with the tokenizer's default special tokens."""
+        body = {"messages": list(messages)} if messages is not None else {"text": text}
+        reply = self._http.post("/tokenize", body)
+        return reply["ids"], reply["rendered"]
+
+    def score(self, prompt: Prompt, top_k: int) -> Reply:
+        """Force prompt.ids[scored_from:] and return their distributions."""
+        body = {"ids": prompt.ids, "start": prompt.scored_from, "top_k": top_k}
+        reply = self._http.post("/score", body)
+        return Answer(prompt.id, prompt_tokens=len(prompt.ids)), _scored(prompt.ids[prompt.scored_from :], reply, top_k)
+
+    def generate(self, prompt: Prompt, top_k: int) -> Reply:
+        """Return greedy tokens."""
+        reply = self._http.post("/generate", {"ids": prompt.ids, "max_tokens": prompt.max_tokens, "top_k": top_k})
+        answer = Answer(
+            prompt.id,
+            prompt_tokens=reply["usage"]["prompt_tokens"],
+            completion_tokens=reply["usage"]["completion_tokens"],
+            finish_reason=reply["finish_reason"],
+            text=reply["text"],
+        )
+        return answer, _scored(reply["ids"], reply, top_k)
+
+    def sample(self, prompts: Sequence[Sequence[int]], max_tokens: int, seeds: Sequence[int]) -> list[list[int]]:
+        """Draw one continuation a prompt at temperature 1, without top-k or top-p."""
+        body = {"prompts": [list(p) for p in prompts], "max_tokens": max_tokens, "seeds": list(seeds)}
+        return [list(ids) for ids in self._http.post("/sample", body)["ids"]]
+
+    def close(self) -> None:
+        """Close connections."""
+        self._http.close()
+
+
+def _scored(token_ids: Sequence[int], reply: Mapping[str, Any], top_k: int) -> Scored:
+    def unpack(name: str, dtype: str) -> Any:
+        return np.frombuffer(base64.b64decode(reply[name]), dtype)
+
+    return Scored(
+        np.asarray(token_ids, np.int32),
+        unpack("token_logprobs", "<f4"),
+        unpack("top_ids", "<i4").reshape(-1, top_k),
+        unpack("top_logprobs", "<f4").reshape(-1, top_k),
+    )

@@ -1,0 +1,11 @@
+"""The engine kinds this version knows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from .base import EngineKind
+from .hf import HfKind
+from .vllm import VllmKind
+
+KINDS: Mapping[str, EngineKind] = {"hf": HfKind(), "vllm": VllmKind()}

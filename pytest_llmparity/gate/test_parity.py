@@ -1,0 +1,25 @@
+"""The ready-made gate: `pytest --llm-engines=A,B --pyargs pytest_llmparity.gate`. Cheap causes come first."""
+
+from __future__ import annotations
+
+from pytest_llmparity.handles import EnginePair
+
+
+def test_prompt_ids(llm_pair: EnginePair) -> None:
+    """Both engines see the same token ids for the same chats and texts."""
+    assert llm_pair.prompt_ids()
+
+
+def test_forced(llm_pair: EnginePair) -> None:
+    """On the same tokens, the candidate is not further from fp32 than the baseline and its margin."""
+    assert llm_pair.forced_kl()
+
+
+def test_greedy(llm_pair: EnginePair) -> None:
+    """Greedy text leaves the baseline's only at ties."""
+    assert llm_pair.greedy()
+
+
+def test_finish(llm_pair: EnginePair) -> None:
+    """Answers end where and why they should, and usage counts them right."""
+    assert llm_pair.finish()

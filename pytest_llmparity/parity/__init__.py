@@ -1,0 +1,1 @@
+"""Comparisons of two arms: pure functions of captures."""

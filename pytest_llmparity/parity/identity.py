@@ -1,0 +1,61 @@
+"""Questions every comparison asks first: one workload, two captures, and are they the same?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..captures.model import Capture
+from ..verdicts import Evidence
+from ..workloads.model import Workload
+
+
+class CapturesDiffer(ValueError):
+    """Captures that cannot be compared: of different workloads, or one and the same twice."""
+
+
+def require_comparable(workload: Workload, captures: Sequence[Capture]) -> None:
+    """Check that all captures answer `workload` and that no two of them are the same capture.
+
+    Raises:
+        CapturesDiffer: naming both.
+    """
+    for capture in captures:
+        if capture.workload_digest != workload.digest:
+            raise CapturesDiffer(
+                f"the capture of {capture.arm} answers workload {capture.workload} {capture.workload_digest[:12]}, "
+                f"expected {workload.name} {workload.digest[:12]}"
+            )
+    seen: dict[tuple[str, int, str], str] = {}
+    for capture in captures:
+        key = (capture.run, capture.draw, str(capture.fingerprint.get("launch_key")))
+        if key in seen and capture.run:
+            raise CapturesDiffer(
+                f"{seen[key]} and {capture.arm} are one and the same capture (run {capture.run}, draw {capture.draw}); "
+                "a comparison with itself says nothing"
+            )
+        seen[key] = capture.arm
+
+
+def identical(baseline: Capture, candidate: Capture) -> bool:
+    """Say whether all ids and log-probabilities are equal bit by bit."""
+    a, b = baseline.arrays, candidate.arrays
+    pairs = (
+        (baseline.offsets, candidate.offsets),
+        (a.token_ids, b.token_ids),
+        (a.token_logprobs, b.token_logprobs),
+        (a.top_ids, b.top_ids),
+        (a.top_logprobs, b.top_logprobs),
+    )
+    return all(np.array_equal(one, other) for one, other in pairs)
+
+
+def engine_defects(*captures: Capture) -> list[Evidence]:
+    """Return answers that no probability distribution can give; each is an exact failure of its engine."""
+    return [
+        Evidence(answer.prompt_id, f"{capture.arm} answered {defect}")
+        for capture in captures
+        for answer, scored in capture.rows()
+        if (defect := scored.defect()) is not None
+    ]

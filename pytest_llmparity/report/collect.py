@@ -1,0 +1,144 @@
+"""Collects what a run found and writes it: terminal summary, report.json, exit status.
+
+Verdicts ride on the test reports, so that under xdist the controller has them; arms come from whichever process
+ran the engines.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ..options import Settings
+
+if TYPE_CHECKING:
+    from ..session import ParitySession
+
+_WORKER_KEY = "llmparity_session"
+
+
+class RunReport:
+    """A pytest plugin object, one for each process."""
+
+    NAME = "llmparity-report"
+
+    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+        self._config = config
+        self._settings = settings
+        self._began = time.monotonic()
+        self.started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self.verdicts: list[dict[str, Any]] = []
+        self.skipped: list[dict[str, str]] = []
+        self.errors: list[dict[str, str]] = []
+        self.arms: list[dict[str, Any]] = []
+        self.leaked: list[int] = []
+        self.not_covered: list[str] = []
+        self.written: Path | None = None
+
+    def take_session(self, session: ParitySession) -> None:
+        """Take over arms and leaks from the session that ran the engines."""
+        from .coverage import not_covered
+
+        facts = {
+            "arms": [record.to_json() for record in session.records()],
+            "leaked": session.leaked,
+            "not_covered": not_covered(session),
+        }
+        if hasattr(self._config, "workeroutput"):
+            self._config.workeroutput[_WORKER_KEY] = facts
+        else:
+            self._take_facts(facts)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Take over arms and leaks from an xdist worker."""
+        facts = getattr(node, "workeroutput", {}).get(_WORKER_KEY)
+        if facts is not None:
+            self._take_facts(facts)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Collect verdicts, skips and setup errors of llm tests."""
+        name = getattr(report, "llm_id", None)
+        if name is None:
+            return
+        self.verdicts.extend(getattr(report, "llm_verdicts", ()))
+        if report.skipped and not hasattr(report, "wasxfail"):
+            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+            self.skipped.append({"id": name, "reason": reason.removeprefix("Skipped: ")})
+        if report.failed and report.when != "call":
+            self.errors.append({"id": name, "error": str(report.longrepr)})
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Write report.json, and make the run red for what no single test can show."""
+        if hasattr(self._config, "workeroutput") or not self._has_content():
+            return
+        if self._red_without_a_test() and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        if self._settings.report is not None and not self._settings.plan and not self._config.option.collectonly:
+            from .json_report import write_report
+
+            self.written = write_report(self.to_json(), self._settings.report)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print the verdicts, arms, skips and where the report is."""
+        if self._has_content() and not self._settings.plan:
+            from .terminal import print_summary
+
+            print_summary(terminalreporter, self)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return report.json."""
+        from .json_report import SCHEMA
+
+        return {
+            "schema": SCHEMA,
+            "verdict": self.verdict(),
+            "alpha": self._settings.alpha,
+            "started": self.started,
+            "seconds": round(time.monotonic() - self._began, 1),
+            "run_profile": self._settings.run_profile,
+            "arms": self.arms,
+            "checks": self.verdicts,
+            "skipped": self.skipped,
+            "not_covered": self.not_covered,
+            "warnings": self.warnings(),
+        }
+
+    def verdict(self) -> str:
+        """Return the verdict of the run: fail before undecided before pass; nothing compared is undecided."""
+        statuses = [entry["verdict"] for entry in self.verdicts if entry["required"] and not entry["tolerated"]]
+        if "fail" in statuses or self.leaked:
+            return "fail"
+        if "undecided" in statuses or not self.verdicts or self.errors or self._required_skips():
+            return "undecided"
+        return "pass"
+
+    def warnings(self) -> list[str]:
+        """Return what a reader should know besides the verdicts."""
+        tolerated = sum(entry["tolerated"] for entry in self.verdicts)
+        found = [f"{tolerated} undecided verdicts tolerated (undecided = warn)"] if tolerated else []
+        found += [f"engine processes survived their stop: {self.leaked}"] if self.leaked else []
+        found += [f"required check skipped: {entry['id']}: {entry['reason']}" for entry in self._required_skips()]
+        found += [f"not run: {entry['id']}: {entry['error']}" for entry in self.errors]
+        return found
+
+    def _take_facts(self, facts: dict[str, Any]) -> None:
+        self.arms.extend(facts["arms"])
+        self.leaked.extend(facts["leaked"])
+        self.not_covered = facts["not_covered"]
+
+    def _has_content(self) -> bool:
+        return bool(self.verdicts or self.skipped or self.errors or self.arms)
+
+    def _required_skips(self) -> Sequence[dict[str, str]]:
+        """Return skipped tests of the gate: a check the user relies on and did not get."""
+        return [entry for entry in self.skipped if entry["id"].startswith("pytest_llmparity.gate")]
+
+    def _red_without_a_test(self) -> bool:
+        return bool(self.leaked or self._required_skips())

@@ -1,0 +1,21 @@
+"""What a run did not look at, said in every report."""
+
+from __future__ import annotations
+
+from ..session import ParitySession
+
+
+def not_covered(session: ParitySession) -> list[str]:
+    """Return what no check of this version, or no prompt of this run, touched."""
+    missing = [
+        "decoding under load, caching and the deployed profile",
+        "structured output and tool calls",
+        "latency",
+    ]
+    if not session.has_reference:
+        missing.append("who is wrong: there is no reference")
+    seen = session.forced_ids()
+    if seen is not None:
+        distinct, vocabulary = seen
+        missing.append(f"{vocabulary - distinct:,} of {vocabulary:,} token ids (forced in no prompt)")
+    return missing

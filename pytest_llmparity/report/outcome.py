@@ -1,0 +1,72 @@
+"""Let the verdicts recorded on a test decide its outcome, and explain it."""
+
+from __future__ import annotations
+
+import pytest
+
+from ..run import VERDICTS, item_id
+from ..verdicts import Verdict
+
+_NOTHING = (
+    "this test used an llm fixture and recorded no verdict: call a check such as llm_pair.forced_kl(), or "
+    "llm_engine.expect(condition, why)"
+)
+
+
+class Explanation:
+    """What pytest prints for a red verdict, in the place of a traceback through our code."""
+
+    def __init__(self, text: str, path: str, line: int) -> None:
+        self.text = text
+        self.reprcrash = _Crash(path, line, text.splitlines()[0])
+
+    def __str__(self) -> str:
+        return self.text
+
+    def toterminal(self, tw: object) -> None:
+        """Write the explanation line by line."""
+        for line in self.text.splitlines():
+            tw.line(line)  # type: ignore[attr-defined]
+
+
+class _Crash:
+    """Where and what, for pytest's one-line summary and for JUnit."""
+
+    def __init__(self, path: str, lineno: int, message: str) -> None:
+        self.path, self.lineno, self.message = path, lineno, message
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.lineno}: {self.message}"
+
+
+def apply_verdicts(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
+    """Attach the item's verdicts to its report; make the call phase red where they say so or where none is."""
+    assert isinstance(item, pytest.Function)
+    extra = vars(report)  # what is set here travels with the report through xdist
+    extra["llm_id"] = item_id(item)
+    if report.when != "call":
+        return
+    verdicts = item.stash.get(VERDICTS, [])
+    extra["llm_verdicts"] = [verdict.to_json() for verdict in verdicts]
+    report.user_properties.extend((f"llm_{v.check}", f"{v.status}: {v.why}") for v in verdicts)
+    if report.skipped or hasattr(report, "wasxfail"):
+        return
+    red = [verdict for verdict in verdicts if verdict.required and not verdict]
+    if red and (report.passed or _is_assertion(call)):
+        _make_red(item, report, red)
+    elif not verdicts and report.passed:
+        _fail(item, report, _NOTHING)
+
+
+def _is_assertion(call: pytest.CallInfo[None]) -> bool:
+    return call.excinfo is not None and call.excinfo.errisinstance(AssertionError)
+
+
+def _make_red(item: pytest.Function, report: pytest.TestReport, red: list[Verdict]) -> None:
+    _fail(item, report, "\n\n".join(verdict.explain() for verdict in red))
+
+
+def _fail(item: pytest.Function, report: pytest.TestReport, text: str) -> None:
+    report.outcome = "failed"
+    path, line, _ = item.reportinfo()
+    report.longrepr = Explanation(text, str(path), (line or 0) + 1)  # type: ignore[assignment]

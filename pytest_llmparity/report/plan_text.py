@@ -1,0 +1,68 @@
+"""`--llm-plan`: what a run would start and capture, and what that costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..arms import Arm
+from ..durations import format_duration
+from ..plan import CaptureRequest
+from ..session import ParitySession
+from ..workloads.sources import PromptSource
+
+_BYTES_A_POSITION = 172
+_BYTES_PER_ID = 4
+
+
+def plan_lines(session: ParitySession, source: PromptSource) -> Iterator[str]:
+    """Yield the plan: one line an arm, then totals."""
+    planned = session.planned_captures(source)
+    if not planned:
+        yield "plan: no llm test was selected; nothing would start"
+        return
+    arms = list(dict.fromkeys(request.arm for request, _ in planned))
+    starts = tokens = 0
+    seconds: float | None = 0.0
+    for arm in [session.reference, *(arm for arm in arms if arm != session.reference)]:
+        due = [request for request, stored in planned if request.arm == arm and not stored]
+        stored = [request for request, is_stored in planned if request.arm == arm and is_stored]
+        if not due and not stored:
+            continue
+        positions = sum(_positions(session, source, request) for request in due)
+        starts, tokens = starts + bool(due), tokens + positions
+        cost = session.expected_seconds(arm, positions) if due else 0.0
+        seconds = None if seconds is None or cost is None else seconds + cost
+        yield _arm_line(session, arm, due, stored, positions, cost)
+    size = tokens * _BYTES_A_POSITION / 1e6
+    total = "unknown until each engine has run once here" if seconds is None else f"about {format_duration(seconds)}"
+    yield f"plan: {starts} starts, {tokens} tokens, {size:.1f} MB of captures, {total}; engines run one after another"
+
+
+def _arm_line(
+    session: ParitySession,
+    arm: Arm,
+    due: list[CaptureRequest],
+    stored: list[CaptureRequest],
+    positions: int,
+    cost: float | None,
+) -> str:
+    parts = []
+    if due:
+        names = ", ".join(request.workload for request in due)
+        time = "time unknown" if cost is None else f"about {format_duration(cost)}"
+        memory = session.expected_memory(arm)
+        parts.append(f"1 start for {names}: up to {positions} tokens, {time}, about {memory / 2**30:.1f} GiB")
+        if not session.is_set_up(arm):
+            parts.append("its environment or model is made first")
+    if stored:
+        parts.append(f"{', '.join(request.workload for request in stored)} from the store")
+    return f"plan: {arm.id} ({arm.engine.kind}, {arm.profile}): " + "; ".join(parts)
+
+
+def _positions(session: ParitySession, source: PromptSource, request: CaptureRequest) -> int:
+    recipe = session.recipe(source)
+    if request.workload == "forced":
+        return sum(recipe.forced_documents) * recipe.sizes.length
+    if request.workload == "greedy":
+        return min(recipe.sizes.prompts, len(source.chats)) * recipe.sizes.max_tokens
+    return 0

@@ -1,0 +1,87 @@
+"""The terminal summary: for each pair what was compared, how much, measured, allowed, verdict, what could be seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ..durations import format_duration
+
+if TYPE_CHECKING:
+    from .collect import RunReport
+
+_COLOURS = {"pass": {"green": True}, "fail": {"red": True}, "undecided": {"yellow": True}}
+
+
+def print_summary(terminal: pytest.TerminalReporter, report: RunReport) -> None:
+    """Print the section `llmparity` of pytest's summary."""
+    terminal.section("llmparity", sep="=")
+    for arm in report.arms:
+        terminal.write_line(_arm_line(arm))
+    for title, entries in _by_pair(report.verdicts):
+        terminal.write_line("")
+        terminal.write_line(title, bold=True)
+        for entry in entries:
+            _print_check(terminal, entry)
+    terminal.write_line("")
+    for line in _skips(report.skipped):
+        terminal.write_line(line)
+    for line in report.warnings():
+        terminal.write_line(f"warning: {line}", yellow=True)
+    if report.not_covered and report.verdicts:
+        terminal.write_line("not covered: " + "; ".join(report.not_covered))
+    if report.verdicts:
+        verdict = report.verdict()
+        counts = ", ".join(
+            f"{sum(entry['verdict'] == status for entry in report.verdicts)} {status}"
+            for status in ("pass", "fail", "undecided")
+        )
+        terminal.write_line(f"verdict: {verdict.upper()} ({counts})", bold=True, **_COLOURS[verdict])
+    if report.written is not None:
+        terminal.write_line(f"report: {report.written}")
+
+
+def _arm_line(arm: dict[str, Any]) -> str:
+    if arm["error"]:
+        return f"{arm['id']:<12} {arm['kind']} {arm['version']} did not run: {arm['error'].splitlines()[0]}"
+    work = []
+    if arm["starts"]:
+        work.append(f"started {arm['starts']}x")
+    if arm["attached"]:
+        work.append("attached to a warm engine")
+    if arm["captured"]:
+        work.append(f"captured {', '.join(arm['captured'])} in {format_duration(arm['seconds'])}")
+    if arm["from_store"]:
+        work.append(f"{', '.join(arm['from_store'])} from the store")
+    return f"{arm['id']:<12} {arm['kind']} {arm['version']}, {arm['profile']}: {'; '.join(work)}"
+
+
+def _by_pair(verdicts: list[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    pairs: dict[tuple[str | None, str], list[dict[str, Any]]] = {}
+    for entry in verdicts:
+        pairs.setdefault((entry["baseline"], entry["candidate"]), []).append(entry)
+    for (baseline, candidate), entries in pairs.items():
+        yield (f"{candidate} against {baseline}" if baseline else candidate), entries
+
+
+def _print_check(terminal: pytest.TerminalReporter, entry: dict[str, Any]) -> None:
+    status = entry["verdict"]
+    terminal.write(f"  {status.upper():<9} ", bold=True, **_COLOURS[status])
+    terminal.write_line(f"{entry['check']}: {entry['why']}")
+    for label, key in (("measured", "measured"), ("allowed", "limit"), ("interval", "interval")):
+        if entry[key]:
+            terminal.write_line(f"            {label:<9} {entry[key]}")
+    if entry["prompts"]:
+        terminal.write_line(f"            {'compared':<9} {entry['prompts']} prompts, {entry['tokens']} tokens")
+    if entry["power"]:
+        terminal.write_line(f"            {'sees':<9} {entry['power']}")
+
+
+def _skips(skipped: list[dict[str, str]]) -> Iterator[str]:
+    reasons: dict[str, int] = {}
+    for entry in skipped:
+        reasons[entry["reason"]] = reasons.get(entry["reason"], 0) + 1
+    for reason, count in reasons.items():
+        yield f"{count} llm test{'s' if count > 1 else ''} skipped: {reason}"

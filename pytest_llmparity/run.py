@@ -1,0 +1,191 @@
+"""What joins pytest and a `ParitySession`: which items need which captures, and when they are made."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+import pytest
+
+from .arms import Arm, ArmPair
+from .engines.base import EngineError
+from .options import Settings
+from .plan import ENGINE_CHECKS, PAIR_CHECKS, checks_called
+from .report.collect import RunReport
+from .report.plan_text import plan_lines
+from .session import ParitySession
+from .verdicts import Verdict
+from .workloads.sources import PromptSource, shipped
+
+VERDICTS = pytest.StashKey[list[Verdict]]()
+GATE = "pytest_llmparity.gate"
+
+
+def cache_folder() -> Path:
+    """Return where environments, models and captures are kept; `LLMPARITY_CACHE` moves it."""
+    return Path(os.environ.get("LLMPARITY_CACHE") or platformdirs.user_cache_dir("llmparity")).expanduser().absolute()
+
+
+class Run:
+    """The llm side of one pytest session."""
+
+    def __init__(self, config: pytest.Config, session: ParitySession) -> None:
+        self.config = config
+        self.session = session
+        self._items: list[pytest.Function] = []
+        self._declared_sources: set[str] = set()
+
+    @classmethod
+    def from_config(cls, config: pytest.Config, settings: Settings) -> Run:
+        """Make the run, checking all that can be wrong before a model loads.
+
+        Raises:
+            pytest.UsageError: with what was expected.
+        """
+        try:
+            session = ParitySession(settings, cache_folder(), _sayer(config))
+            session.check_early()
+        except (ValueError, EngineError) as error:
+            raise pytest.UsageError(str(error)) from error
+        return cls(config, session)
+
+    def declare(self, items: Iterable[pytest.Item]) -> None:
+        """Take note of the collected llm items; those on the shipped prompts are planned now.
+
+        Raises:
+            pytest.UsageError: for the gate with a single engine.
+        """
+        self._items = [item for item in items if isinstance(item, pytest.Function)]
+        for item in self._items:
+            if "llm_pair" in item.fixturenames and not self.session.pairs and is_gate(item):
+                only = ", ".join(arm.id for arm in self.session.arms)
+                raise pytest.UsageError(f"the gate compares two engines, --llm-engines names one: {only}")
+            if _workload_fixture(item) is None:
+                self._declare_item(item, shipped())
+
+    def capture_for(self, item: pytest.Item) -> None:
+        """Make what an item on the shipped prompts needs; a failure is kept and raised by its fixture."""
+        if isinstance(item, pytest.Function) and _workload_fixture(item) is None:
+            try:
+                self.require_captures(item, shipped())
+            except EngineError:
+                return
+
+    def prepare(self, item: pytest.Function, source: PromptSource) -> None:
+        """Plan and make the captures of an item whose prompts are known only now (a user's `llm_workload`)."""
+        fixture = _workload_fixture(item)
+        if fixture is not None and source.digest not in self._declared_sources:
+            self._declared_sources.add(source.digest)
+            for other in self._items:
+                if _workload_fixture(other) is fixture:
+                    self._declare_item(other, source)
+        self.require_captures(item, source)
+
+    def require_captures(self, item: pytest.Function, source: PromptSource) -> None:
+        """Make what an item declared.
+
+        Raises:
+            ArmUnavailable: when an arm cannot be started or broke.
+        """
+        pair, arm = _parameters(item)
+        if pair is not None:
+            for check in self._checks(item, PAIR_CHECKS):
+                self.session.capture_pair(pair, source, check)
+        if arm is not None:
+            for check in self._checks(item, ENGINE_CHECKS):
+                self.session.capture_arm(arm, source, check)
+
+    def print_plan(self) -> None:
+        """Print arms, starts, tokens, bytes, minutes and memory."""
+        write = _sayer(self.config)
+        for line in plan_lines(self.session, shipped()):
+            write(line)
+
+    def record(self, item: pytest.Function, verdict: Verdict) -> Verdict:
+        """Note a verdict on its item, with the id and the command that rerun it."""
+        name = item_id(item)
+        tolerated = verdict.status == "undecided" and self.session.settings.undecided == "warn"
+        verdict = verdict.with_context(id=name, rerun=self._rerun(name), tolerated=tolerated)
+        item.stash.setdefault(VERDICTS, []).append(verdict)
+        return verdict
+
+    def finish(self) -> None:
+        """Hand arms and leaks over to the report."""
+        report = self.config.pluginmanager.get_plugin(RunReport.NAME)
+        if isinstance(report, RunReport):
+            report.take_session(self.session)
+
+    def _declare_item(self, item: pytest.Function, source: PromptSource) -> None:
+        pair, arm = _parameters(item)
+        if pair is not None:
+            for check in self._checks(item, PAIR_CHECKS):
+                self.session.declare_pair(pair, source, check)
+        if arm is not None:
+            for check in self._checks(item, ENGINE_CHECKS):
+                self.session.declare_arm(arm, source, check)
+
+    @staticmethod
+    def _checks(item: pytest.Function, known: Iterable[str]) -> Sequence[str]:
+        marked = [str(name) for marker in item.iter_markers("llm_needs") for name in marker.args]
+        called = checks_called(item.function, known)
+        return [check for check in known if check in called or check in marked]
+
+    def _rerun(self, name: str) -> str:
+        given = _llm_arguments(self.config.invocation_params.args)
+        target = ["--pyargs", name] if name.startswith(GATE) else [name]
+        return shlex.join(["pytest", *given, *target])
+
+
+def is_gate(item: pytest.Item) -> bool:
+    """Say whether an item belongs to the ready-made gate."""
+    return isinstance(item, pytest.Function) and item.module.__name__.startswith(GATE)
+
+
+def item_id(item: pytest.Function) -> str:
+    """Return the id that reruns an item: dotted for the gate, wherever it is installed; else pytest's own."""
+    return f"{item.module.__name__}::{item.name}" if is_gate(item) else item.nodeid
+
+
+def _parameters(item: pytest.Function) -> tuple[ArmPair | None, Arm | None]:
+    parameters: Any = item.callspec.params if hasattr(item, "callspec") else {}
+    return parameters.get("llm_pair"), parameters.get("llm_engine")
+
+
+def _workload_fixture(item: pytest.Function) -> Any:
+    """Return the user's `llm_workload` fixture that an item sees, None for ours.
+
+    pytest has no public way to ask this before the fixture runs.
+    """
+    definitions = item._fixtureinfo.name2fixturedefs.get("llm_workload", ())
+    if not definitions or definitions[-1].func.__module__ == "pytest_llmparity.fixtures":
+        return None
+    return definitions[-1]
+
+
+def _llm_arguments(arguments: Sequence[object]) -> list[str]:
+    """Return the --llm-* options of a command line, without those that are for one run only."""
+    words, kept = [str(argument) for argument in arguments], []
+    for i, word in enumerate(words):
+        if not word.startswith("--llm-") or word in ("--llm-plan", "--llm-fresh"):
+            continue
+        kept.append(word)
+        if "=" not in word and i + 1 < len(words) and not words[i + 1].startswith("-"):
+            kept.append(words[i + 1])
+    return kept
+
+
+def _sayer(config: pytest.Config) -> Any:
+    """Return a function that prints one line past pytest's capture; silent in an xdist worker."""
+
+    def say(line: str) -> None:
+        terminal = config.pluginmanager.get_plugin("terminalreporter")
+        if terminal is not None:
+            terminal.ensure_newline()
+            terminal.write_line(f"llmparity: {line}")
+            terminal.flush()
+
+    return say

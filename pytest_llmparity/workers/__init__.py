@@ -1,0 +1,1 @@
+"""Programs run by an engine's own interpreter; they import nothing of this package."""

@@ -1,0 +1,225 @@
+"""A small HTTP server around one transformers model, run by the interpreter that has transformers.
+
+It is the engine kind `hf` (the variant's own dtype) and, in float32, the reference. It imports nothing of
+pytest-llmparity, so the interpreter needs torch and transformers only. Bodies are JSON; arrays travel as
+base64 of little-endian bytes, which is exact and a quarter of the size of decimal text.
+
+    GET  /health    200 once the model is loaded
+    GET  /facts     versions, dtype, attention implementation, end-of-sequence ids, vocabulary size
+    GET  /pieces    the text of every token id
+    POST /tokenize  {"text": str} or {"messages": [...]}          -> {"ids", "rendered"}
+    POST /score     {"ids": [...], "start": int, "top_k": int}    -> distributions of ids[start:]
+    POST /generate  {"ids": [...], "max_tokens", "top_k"}         -> greedy tokens and their distributions
+    POST /sample    {"prompts": [[...]], "max_tokens", "seeds"}   -> tokens drawn at temperature 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import torch
+import transformers
+
+
+class Model:
+    """The loaded model and tokenizer; every method answers one request body with one response body."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.device = torch.device(options.device)
+        self.tokenizer = transformers.AutoTokenizer.from_pretrained(options.model)
+        self.config = transformers.AutoConfig.from_pretrained(options.model)
+        self.max_length = options.max_length or self.config.max_position_embeddings
+        if not options.tokenizer_only:
+            self.network = transformers.AutoModelForCausalLM.from_pretrained(
+                options.model, dtype=getattr(torch, options.dtype), attn_implementation=options.attention
+            )
+            self.network.to(options.device).eval()
+        self.eos_ids = self._end_of_sequence_ids()
+
+    def _end_of_sequence_ids(self) -> list[int]:
+        generation = None if self.options.tokenizer_only else self.network.generation_config
+        ids = None if generation is None else generation.eos_token_id
+        if ids is None:
+            ids = self.tokenizer.eos_token_id
+        return [ids] if isinstance(ids, int) else list(ids or [])
+
+    def facts(self) -> dict[str, Any]:
+        """Return what only the running process can tell about itself."""
+        return {
+            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+            "dtype": self.options.dtype,
+            "attention": self.options.attention,
+            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
+            "threads": torch.get_num_threads(),
+            "eos_ids": self.eos_ids,
+            "bos_id": self.tokenizer.bos_token_id,
+            "vocabulary": self.config.vocab_size,
+            "max_length": self.max_length,
+            "architecture": self.config.architectures,
+            "tf32": bool(torch.backends.cuda.matmul.allow_tf32),
+        }
+
+    def pieces(self) -> dict[str, Any]:
+        """Return the text of every id; half a UTF-8 character shows as U+FFFD."""
+        return {"pieces": self.tokenizer.batch_decode([[i] for i in range(self.config.vocab_size)])}
+
+    def tokenize(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Tokenise plain text with the tokenizer's default special tokens, or render a chat and tokenise it."""
+        if "messages" in body:
+            rendered = self.tokenizer.apply_chat_template(body["messages"], tokenize=False, add_generation_prompt=True)
+            return {"rendered": rendered, "ids": self.tokenizer(rendered, add_special_tokens=False)["input_ids"]}
+        return {"rendered": body["text"], "ids": self.tokenizer(body["text"])["input_ids"]}
+
+    def score(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Forced scoring: the distribution the model gives at each position of ids[start:]."""
+        ids, start = body["ids"], body["start"]
+        logits = self.network(torch.tensor([ids], device=self.device)).logits[0, start - 1 : len(ids) - 1]
+        return self._distributions(logits, torch.tensor(ids[start:], device=self.device), body["top_k"])
+
+    def generate(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Greedy decoding, one sequence, with a key-value cache; ends at an end-of-sequence id, which is kept."""
+        step = torch.tensor([body["ids"]], device=self.device)
+        cache, rows = None, []
+        tokens: list[int] = []
+        while len(tokens) < body["max_tokens"] and len(body["ids"]) + len(tokens) < self.max_length:
+            output = self.network(step, past_key_values=cache, use_cache=True)
+            cache, logits = output.past_key_values, output.logits[0, -1]
+            token = int(logits.argmax())
+            rows.append(logits)
+            tokens.append(token)
+            if token in self.eos_ids:
+                break
+            step = torch.tensor([[token]], device=self.device)
+        answer = self._distributions(torch.stack(rows), torch.tensor(tokens, device=self.device), body["top_k"])
+        return answer | {
+            "ids": tokens,
+            "text": self.tokenizer.decode(tokens, skip_special_tokens=True),
+            "finish_reason": "stop" if tokens[-1] in self.eos_ids else "length",
+            "usage": {"prompt_tokens": len(body["ids"]), "completion_tokens": len(tokens)},
+        }
+
+    def sample(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Draw continuations at temperature 1, no top-k or top-p, one seeded generator per prompt.
+
+        Prompts are padded on the left and decoded together; each stops at its first end-of-sequence id.
+        """
+        prompts, limit = body["prompts"], body["max_tokens"]
+        width = max(map(len, prompts))
+        ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts], device=self.device)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.device)
+        generators = [torch.Generator().manual_seed(seed) for seed in body["seeds"]]
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        drawn: list[list[int]] = [[] for _ in prompts]
+        running = [True] * len(prompts)
+        cache, step = None, ids
+        for _ in range(limit):
+            output = self.network(
+                step, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+            )
+            cache = output.past_key_values
+            chances = output.logits[:, -1].double().softmax(-1).cpu()
+            tokens = [int(torch.multinomial(row, 1, generator=g)) for row, g in zip(chances, generators, strict=True)]
+            for i, token in enumerate(tokens):
+                if running[i]:
+                    drawn[i].append(token)
+                    running[i] = token not in self.eos_ids
+            if not any(running):
+                break
+            step = torch.tensor(tokens, device=self.device)[:, None]
+            mask = torch.cat([mask, torch.ones_like(step)], dim=1)
+            positions = positions[:, -1:] + 1
+        return {"ids": drawn}
+
+    @staticmethod
+    def _distributions(logits: torch.Tensor, tokens: torch.Tensor, top_k: int) -> dict[str, Any]:
+        """Log-probabilities in float32: of the tokens, and of the top_k ids of each row, best first."""
+        logprobs = logits.float().log_softmax(-1)
+        top = logprobs.topk(top_k, dim=-1)
+        chosen = logprobs.gather(1, tokens[:, None])[:, 0]
+        return {
+            "top_ids": _packed(top.indices.to(torch.int32)),
+            "top_logprobs": _packed(top.values),
+            "token_logprobs": _packed(chosen),
+        }
+
+
+def _packed(array: torch.Tensor) -> str:
+    return base64.b64encode(array.cpu().contiguous().numpy().tobytes()).decode()
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One request at a time reaches the model: a batch of another size would change the numbers."""
+
+    protocol_version = "HTTP/1.1"
+    model: Model
+    lock = threading.Lock()
+
+    def do_GET(self) -> None:
+        """Answer /health, /facts and /pieces."""
+        readings = {"/health": lambda: {"status": "ready"}, "/facts": self.model.facts, "/pieces": self.model.pieces}
+        if self.path in readings:
+            self._answer(200, readings[self.path]())
+        else:
+            self._answer(404, {"error": f"no such path: {self.path}"})
+
+    def do_POST(self) -> None:
+        """Run one model operation."""
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        operations = {
+            "/tokenize": self.model.tokenize,
+            "/score": self.model.score,
+            "/generate": self.model.generate,
+            "/sample": self.model.sample,
+        }
+        operation = operations.get(self.path)
+        if operation is None:
+            self._answer(404, {"error": f"no such path: {self.path}"})
+            return
+        try:
+            with self.lock, torch.inference_mode():
+                answer = operation(body)
+        except Exception as error:  # the client turns this into a message that names the engine and its log
+            self.log_error("%s failed: %r", self.path, error)
+            self._answer(500, {"error": f"{type(error).__name__}: {error}"})
+        else:
+            self._answer(200, answer)
+
+    def _answer(self, status: int, body: dict[str, Any]) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+def main() -> None:
+    """Bind the port first, so that a taken one fails before the model loads, then load and serve."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--attention", default="sdpa", choices=["sdpa", "eager", "flash_attention_2"])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--max-length", type=int)
+    parser.add_argument("--tokenizer-only", action="store_true", help="load no weights; /tokenize and /pieces only")
+    options = parser.parse_args()
+    server = ThreadingHTTPServer(("127.0.0.1", options.port), Handler, bind_and_activate=False)
+    server.daemon_threads = True
+    server.server_bind()
+    began = time.monotonic()
+    Handler.model = Model(options)
+    print(f"loaded {options.model} as {options.dtype} in {time.monotonic() - began:.1f} s", flush=True)
+    server.server_activate()
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

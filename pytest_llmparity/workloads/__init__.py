@@ -1,0 +1,1 @@
+"""Prompts and texts, and the workloads of token ids made of them."""

@@ -1,0 +1,1 @@
+"""What the double of vLLM for tests is made of. It is not vLLM; `tests/doubles/README.md` describes it."""
