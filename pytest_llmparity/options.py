@@ -45,7 +45,7 @@ class RunProfile:
 
 
 RUN_PROFILES: Mapping[str, RunProfile] = {
-    "smoke": RunProfile(documents=32, length=128, prompts=16, max_tokens=32, margin=0.50),
+    "smoke": RunProfile(documents=32, length=64, prompts=16, max_tokens=32, margin=0.50),
     "ci": RunProfile(documents=128, length=192, prompts=64, max_tokens=64, margin=None),
     "release": RunProfile(documents=512, length=192, prompts=256, max_tokens=128, margin=None),
 }

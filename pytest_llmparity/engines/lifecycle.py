@@ -245,7 +245,8 @@ class Lifecycle:
             if waited > arm.engine.ready_timeout:
                 raise EngineFailed(
                     f"{arm.id}: not ready after {format_duration(waited)}, the ready-timeout of engine "
-                    f"{arm.engine.name!r}; it still runs but /health does not answer 200; log: {process.log}\n{log_tail(process.log)}"
+                    f"{arm.engine.name!r}; it still runs but /health does not answer 200; log: {process.log}\n"
+                    f"{log_tail(process.log)}"
                 )
             if waited > next_word:
                 self._say(f"{arm.id}: loading, {format_duration(waited)}")

@@ -85,6 +85,9 @@ class VllmKind:
         defaults = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
         if not cuda_available():
             defaults["VLLM_CPU_KVCACHE_SPACE"] = "2"
+            if arm.profile == "strict":
+                # One request at a time: the core that vLLM keeps for its API server would idle.
+                defaults["VLLM_CPU_NUM_OF_RESERVED_CPU"] = "0"
         return engine_environment(arm, defaults)
 
     def client(self, url: str, arm: Arm, log: Path | None) -> VllmClient:

@@ -23,6 +23,16 @@ _LOW_OVERLAP = 0.8
 _USUAL_FLOOR = {"bfloat16": 0.0015}
 _SUSPECT_FACTOR = 10.0
 _WORST_SHOWN = 3
+_SUMMED = (
+    "tokens",
+    "kl_baseline",
+    "kl_candidate",
+    "nll_change",
+    "regret_baseline",
+    "regret_candidate",
+    "flips_baseline",
+    "flips_candidate",
+)
 
 Floats = NDArray[np.float64]
 
@@ -78,6 +88,9 @@ def compare_forced(
     if reference is None:
         why = "the distributions differ and there is no reference to say which arm is worse"
         return Verdict(CHECK, "undecided", why=why, **arms, **size)  # type: ignore[arg-type]
+    if len({prompt.unit for prompt in workload.prompts}) < 2:
+        why = "one document or none: nothing can be said about the spread between documents"
+        return Verdict(CHECK, "undecided", why=why, **arms, **size)  # type: ignore[arg-type]
     table, worst = _by_document(workload, reference, baseline, candidate)
     return _judged(table, worst, baseline, margin, levels, **arms)
 
@@ -103,7 +116,7 @@ def _by_document(
 ) -> tuple[ByDocument, list[_WorstToken]]:
     units = list(dict.fromkeys(prompt.unit for prompt in workload.prompts))
     row_of = {unit: i for i, unit in enumerate(units)}
-    sums = np.zeros((8, len(units)))
+    sums = np.zeros((len(_SUMMED), len(units)))
     overlaps, worst = [], []
     for i, prompt in enumerate(workload.prompts):
         distances = measure(reference.scored(i), baseline.scored(i), candidate.scored(i))
@@ -113,10 +126,13 @@ def _by_document(
         at = int(excess.argmax())
         worst.append(_WorstToken(prompt.id, at, float(distances.kl_candidate[at]), float(distances.kl_baseline[at])))
     worst.sort(key=lambda token: token.kl_baseline - token.kl)
-    return ByDocument(tuple(units), *sums, float(np.concatenate(overlaps).mean())), worst[:_WORST_SHOWN]
+    by_name = dict(zip(_SUMMED, sums, strict=True))
+    table = ByDocument(units=tuple(units), overlap=float(np.concatenate(overlaps).mean()), **by_name)
+    return table, worst[:_WORST_SHOWN]
 
 
 def _sums(distances: Distances) -> list[float]:
+    """Return the sums over tokens in the order of `_SUMMED`."""
     columns: Sequence[NDArray[np.generic]] = (
         np.ones_like(distances.kl_baseline),
         distances.kl_baseline,
@@ -202,7 +218,8 @@ def _power(table: ByDocument, margin: float, levels: Levels, documents: int) -> 
     if power is None:
         return ""
     fails = "" if power.sees_as_fail is None else f", called fail from R = {power.sees_as_fail:.2f}"
-    return f"R over {power.sees_as_not_pass:.2f} not green{fails} (each in {power.power:.0%} of runs; kappa {power.kappa:.2f})"
+    rate = f"each in {power.power:.0%} of runs; kappa {power.kappa:.2f}"
+    return f"R over {power.sees_as_not_pass:.2f} not green{fails} ({rate})"
 
 
 def _worst_cases(table: ByDocument, worst: list[_WorstToken]) -> tuple[Evidence, ...]:
