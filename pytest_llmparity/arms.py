@@ -63,8 +63,6 @@ class Arm:
     engine: EngineSpec
     variant: Variant
     profile: Profile = "strict"
-    repetition: int = 0
-    """0 for the first arm of a specification, 1 for its A/A twin, ...: twins never share a draw."""
 
     @property
     def model(self) -> Path:
@@ -141,9 +139,10 @@ def make_arms(engines: Iterable[EngineSpec], variant: Variant, profile: Profile 
     arms: list[Arm] = []
     for engine in engines:
         same_name = sum(arm.engine.name == engine.name for arm in arms)
-        same_engine = sum(arm.engine == engine for arm in arms)
         name = engine.name if same_name == 0 else f"{engine.name}.{same_name + 1}"
-        arms.append(Arm(name, engine, variant, profile, repetition=same_engine))
+        if any(arm.id == name for arm in arms):
+            raise EngineNameError(f"two arms would be called {name!r}: rename the engine table of that name")
+        arms.append(Arm(name, engine, variant, profile))
     return tuple(arms)
 
 

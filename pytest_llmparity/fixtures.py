@@ -97,7 +97,10 @@ def _prepare(run: Run, item: pytest.Function, source: PromptSource) -> None:
     """Make the item's captures; an engine that fails is an error of the setup, told without a traceback."""
     from .engines.base import EngineError
 
+    reason = None
     try:
         run.prepare(item, source)
     except EngineError as error:
-        pytest.fail(str(error), pytrace=False)
+        reason = str(error)
+    if reason is not None:
+        pytest.fail(reason, pytrace=False)  # outside of `except`: else pytest tells the reason again for each cause

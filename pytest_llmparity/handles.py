@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from .arms import Arm, ArmPair
 from .captures.fingerprint import differences
 from .captures.model import Capture
+from .captures.store import CaptureStore
 from .parity.finish import compare_finish
 from .parity.forced import compare_forced
 from .parity.greedy import compare_greedy, tie_movements
@@ -62,25 +63,28 @@ class EnginePair:
         run's `margin`, else the run profile's, else by what changed between the arms.
         """
         baseline, candidate = self._both("forced")
+        margin = self.default_margin() if margin is None else margin
         verdict = compare_forced(
             self._session.workloads(self._source).forced,
             self._reference("forced"),
             baseline,
             candidate,
-            margin=self.default_margin() if margin is None else margin,
+            margin=margin,
             levels=self._levels(),
         )
-        return self._finished(verdict, baseline, candidate, reference=True)
+        rule = ["--margin", repr(margin), *self._replayed_levels()]
+        return self._finished(verdict, baseline, candidate, [*self._replayed_reference(), *rule])
 
     def greedy(self) -> Verdict:
         """Does greedy text leave the baseline's only at ties? Compared up to the first divergence."""
         baseline, candidate = self._both("greedy")
         prepared = self._session.workloads(self._source)
         reference = self._reference("forced")
-        movements = None
+        movements, yardstick = None, self._replayed_reference()
         if reference is not None:
             forced = self._session.capture(self._pair.baseline, self._source, "forced")
             movements = tie_movements(prepared.forced, reference, forced)
+            yardstick += ["--baseline-forced", CaptureStore.name_of(forced)]
         verdict = compare_greedy(
             prepared.greedy,
             baseline,
@@ -89,7 +93,7 @@ class EnginePair:
             levels=self._levels(),
             vocabulary=prepared.vocabulary,
         )
-        return self._finished(verdict, baseline, candidate, reference=True)
+        return self._finished(verdict, baseline, candidate, [*yardstick, *self._replayed_levels()])
 
     def finish(self) -> Verdict:
         """Do answers end where and why they should, and does usage count them right? Exact."""
@@ -110,8 +114,12 @@ class EnginePair:
         return SAME_BUILD if len(keys) == 1 else UPGRADE
 
     def _levels(self) -> Levels:
-        checks = max(1, self._session.plan.statistical_checks)
-        return Levels.for_gate(self._session.settings.alpha, checks)
+        return Levels.for_gate(self._session.settings.alpha, self._checks)
+
+    @property
+    def _checks(self) -> int:
+        """Statistical checks that share the run's alpha."""
+        return max(1, self._session.plan.statistical_checks)
 
     def _both(self, workload: str) -> tuple[Capture, Capture]:
         baseline, candidate = self._pair.baseline, self._pair.candidate
@@ -125,31 +133,29 @@ class EnginePair:
             return None
         return self._session.capture(self._session.reference, self._source, workload)
 
-    def _finished(self, verdict: Verdict, baseline: Capture, candidate: Capture, *, reference: bool = False) -> Verdict:
-        """Fill in what the comparison cannot know: what else differs, logs, and how to repeat it."""
+    def _finished(self, verdict: Verdict, baseline: Capture, candidate: Capture, rule: Sequence[str] = ()) -> Verdict:
+        """Fill in what the comparison cannot know: what else differs, logs, and how to repeat it.
+
+        `rule` are the options of `llmparity compare` that make the repeat follow the same rule.
+        """
         logs = [self._session.record(arm).log for arm in (self._pair.baseline, self._pair.candidate)]
-        replay = ["llmparity", "compare", self._stored(baseline), self._stored(candidate), "--check", verdict.check]
-        if reference and self._session.has_reference:
-            replay += [
-                "--reference",
-                self._stored(self._session.capture(self._session.reference, self._source, "forced")),
-            ]
-        if verdict.check == "greedy" and self._session.has_reference:
-            forced = self._session.capture(self._pair.baseline, self._source, "forced")
-            replay += ["--baseline-forced", self._stored(forced)]
+        captures = [CaptureStore.name_of(capture) for capture in (baseline, candidate)]
         return self._record(
             replace(
                 verdict,
                 changed=differences(baseline.fingerprint, candidate.fingerprint),
                 logs=tuple(log for log in logs if log),
-                replay=shlex.join(replay),
+                replay=shlex.join(["llmparity", "compare", *captures, "--check", verdict.check, *rule]),
             )
         )
 
-    def _stored(self, capture: Capture) -> str:
-        """Return the name under which the store finds a capture again."""
-        key = str(capture.fingerprint["launch_key"])[:12]
-        return f"{key}/{capture.workload}-{capture.workload_digest[:12]}-draw{capture.draw}"
+    def _replayed_reference(self) -> list[str]:
+        reference = self._reference("forced")
+        return [] if reference is None else ["--reference", CaptureStore.name_of(reference)]
+
+    def _replayed_levels(self) -> list[str]:
+        settings = self._session.settings
+        return ["--alpha", repr(settings.alpha), "--checks", str(self._checks)]
 
 
 class SingleEngine:

@@ -212,7 +212,7 @@ def load_settings(
     Raises:
         OptionError: for an unknown key, a value of the wrong kind, or a table that contradicts itself.
     """
-    table = read_table(root / "pyproject.toml")
+    table, engine_tables = read_table(root / "pyproject.toml")
     values: dict[str, Any] = {}
     for option in OPTIONS:
         if option.parse is None:
@@ -225,7 +225,7 @@ def load_settings(
             (f"ini {option.ini}", ini.get(option.name) or None),
         )
         values[option.field] = _first_given(option, sources)
-    tables = {name: engine_from_table(name, entry) for name, entry in table.get("engine-tables", {}).items()}
+    tables = {name: engine_from_table(name, entry) for name, entry in engine_tables.items()}
     known = {field.name for field in fields(Settings)}
     return Settings(**{key: value for key, value in values.items() if key in known}, tables=tables)
 
@@ -242,27 +242,29 @@ def _first_given(option: Option, sources: tuple[tuple[str, object], ...]) -> Any
     return option.default
 
 
-def read_table(pyproject: Path) -> dict[str, Any]:
-    """Return `[tool.llmparity]`, its engine tables under the key `engine-tables`; empty without the file.
+def read_table(pyproject: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the options of `[tool.llmparity]` and its engine tables; both empty without the file.
 
     TOML has one namespace: `engines = [...]` and `[tool.llmparity.engines.NAME]` cannot stand together, so the
     list of engines to run by default may also be written `run-engines`.
     """
     if not pyproject.is_file():
-        return {}
+        return {}, {}
     try:
         document = tomllib.loads(pyproject.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
-        raise OptionError(f"{pyproject}: {error}") from error
+        hint = "; with engine tables, the list is written run-engines" if "engines" in str(error) else ""
+        raise OptionError(f"{pyproject}: {error}{hint}") from error
     table = dict(document.get("tool", {}).get("llmparity", {}))
-    if isinstance(table.get("engines"), dict):
-        table["engine-tables"] = table.pop("engines")
+    if "run-engines" in table and isinstance(table.get("engines"), list):
+        raise OptionError(f"{pyproject}, [tool.llmparity]: give run-engines or engines = [...], not both")
+    tables = table.pop("engines") if isinstance(table.get("engines"), dict) else {}
     if "run-engines" in table:
         table["engines"] = table.pop("run-engines")
     for key in table:
-        if key != "engine-tables" and key not in _TABLE_KEYS:
+        if key not in _TABLE_KEYS:
             raise OptionError(f"{pyproject}, [tool.llmparity]: unknown key {key!r}{_did_you_mean(key, _TABLE_KEYS)}")
-    return table
+    return table, tables
 
 
 def engine_from_table(name: str, entry: object) -> EngineSpec:

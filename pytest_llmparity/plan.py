@@ -54,12 +54,11 @@ def _names(code: CodeType) -> Iterable[str]:
 
 @dataclass(frozen=True)
 class CaptureRequest:
-    """One workload, by name, made of one prompt source (its digest), that one arm is to answer in one draw."""
+    """One workload, by name, made of one prompt source (its digest), that one arm is to answer once."""
 
     arm: Arm
     source: str
     workload: str
-    draw: int
 
 
 @dataclass

@@ -17,6 +17,7 @@ pytest_plugins = ("pytest_llmparity.fixtures",)
 
 SETTINGS = pytest.StashKey[Settings]()
 RUN = pytest.StashKey["Run | None"]()
+WRONG_USE = pytest.StashKey[pytest.UsageError]()
 
 _MARKERS = (
     "llm: a test that uses an inference engine (set automatically)",
@@ -69,14 +70,41 @@ def uses_llm(fixture_names: Any) -> bool:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give tests one item an arm or pair; without engines they stay as they are and are skipped."""
-    if not uses_llm(metafunc.fixturenames):
+    config = metafunc.config
+    if not uses_llm(metafunc.fixturenames) or WRONG_USE in config.stash:
         return
-    run = llm_run(metafunc.config)
+    try:
+        run = llm_run(config)
+        if run is not None:
+            _require_one_process(config)
+    except pytest.UsageError as error:
+        _put_off(config, error)
+        return
     if run is None:
         return
     for name, cases in (("llm_pair", run.session.pairs), ("llm_engine", run.session.arms)):
         if name in metafunc.fixturenames and cases:
             metafunc.parametrize(name, cases, ids=[case.id for case in cases], indirect=True)
+
+
+def _require_one_process(config: pytest.Config) -> None:
+    """Refuse to spread llm tests over xdist's workers: each would start the same engines."""
+    if _is_worker(config) and not getattr(config.option, "loadgroup", False):
+        raise pytest.UsageError("llm tests share their engines: under xdist, run them with --dist loadgroup")
+
+
+def _put_off(config: pytest.Config, error: pytest.UsageError) -> None:
+    """Keep an error until the collection ends: raised before, it would read like a broken test file.
+
+    A worker of xdist has to say it at once; an error at the end of its collection would only be a crash.
+    """
+    if _is_worker(config):
+        raise pytest.Collector.CollectError(str(error)) from error
+    config.stash[WRONG_USE] = error
+
+
+def _is_worker(config: pytest.Config) -> bool:
+    return hasattr(config, "workerinput")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -92,18 +120,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Declare what the remaining tests need; the ready-made gate without engines is a usage error."""
+    """Declare what the remaining tests need.
+
+    Raises:
+        pytest.UsageError: when engines or model are wrong and a test needs them, and for the gate without a pair.
+    """
     items = [item for item in session.items if uses_llm(getattr(item, "fixturenames", ()))]
     if not items:
         return
+    if WRONG_USE in session.config.stash:
+        raise session.config.stash[WRONG_USE]
     run = llm_run(session.config)
+    if not _is_worker(session.config):  # there the gate's tests are skipped, which makes the run red
+        from .run import require_pairs_for_gate
+
+        require_pairs_for_gate(run, items)
     if run is not None:
         run.declare(items)
-        return
-    if any(item.nodeid.split("::")[0].endswith("pytest_llmparity/gate/test_parity.py") for item in items):
-        raise pytest.UsageError(
-            "the gate needs engines: give --llm-engines=hf,vllm (the first is the baseline) and --llm-model=PATH"
-        )
 
 
 @pytest.hookimpl(tryfirst=True)

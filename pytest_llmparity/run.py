@@ -23,6 +23,7 @@ from .workloads.sources import PromptSource, shipped
 
 VERDICTS = pytest.StashKey[list[Verdict]]()
 GATE = "pytest_llmparity.gate"
+_ONCE = ("--llm-plan", "--llm-fresh", "--llm-report")
 
 
 def cache_folder() -> Path:
@@ -54,16 +55,9 @@ class Run:
         return cls(config, session)
 
     def declare(self, items: Iterable[pytest.Item]) -> None:
-        """Take note of the collected llm items; those on the shipped prompts are planned now.
-
-        Raises:
-            pytest.UsageError: for the gate with a single engine.
-        """
+        """Take note of the collected llm items; those on the shipped prompts are planned now."""
         self._items = [item for item in items if isinstance(item, pytest.Function)]
         for item in self._items:
-            if "llm_pair" in item.fixturenames and not self.session.pairs and is_gate(item):
-                only = ", ".join(arm.id for arm in self.session.arms)
-                raise pytest.UsageError(f"the gate compares two engines, --llm-engines names one: {only}")
             if _workload_fixture(item) is None:
                 self._declare_item(item, shipped())
 
@@ -145,9 +139,28 @@ def is_gate(item: pytest.Item) -> bool:
     return isinstance(item, pytest.Function) and item.module.__name__.startswith(GATE)
 
 
+def require_pairs_for_gate(run: Run | None, items: Iterable[pytest.Item]) -> None:
+    """Check that the ready-made gate, if it was collected, has engines to compare.
+
+    Raises:
+        pytest.UsageError: saying what to give.
+    """
+    if not any(is_gate(item) for item in items):
+        return
+    if run is None:
+        raise pytest.UsageError(
+            "the gate needs engines: give --llm-engines=hf,vllm (the first is the baseline) and --llm-model=PATH"
+        )
+    if not run.session.pairs:
+        only = ", ".join(arm.id for arm in run.session.arms)
+        raise pytest.UsageError(f"the gate compares two engines, --llm-engines names one: {only}")
+
+
 def item_id(item: pytest.Function) -> str:
     """Return the id that reruns an item: dotted for the gate, wherever it is installed; else pytest's own."""
-    return f"{item.module.__name__}::{item.name}" if is_gate(item) else item.nodeid
+    if is_gate(item):
+        return f"{item.module.__name__}::{item.name}"
+    return item.nodeid.removesuffix("@llm")  # xdist appends the name of the group
 
 
 def _parameters(item: pytest.Function) -> tuple[ArmPair | None, Arm | None]:
@@ -170,7 +183,7 @@ def _llm_arguments(arguments: Sequence[object]) -> list[str]:
     """Return the --llm-* options of a command line, without those that are for one run only."""
     words, kept = [str(argument) for argument in arguments], []
     for i, word in enumerate(words):
-        if not word.startswith("--llm-") or word in ("--llm-plan", "--llm-fresh"):
+        if not word.startswith("--llm-") or word.startswith(_ONCE):
             continue
         kept.append(word)
         if "=" not in word and i + 1 < len(words) and not words[i + 1].startswith("-"):

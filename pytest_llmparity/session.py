@@ -21,7 +21,13 @@ from .captures.store import CaptureStore
 from .demo_model import DemoModelFailed, demo_model_path, ensure_demo_model
 from .durations import format_duration
 from .engines.base import EngineError, Interpreter
-from .engines.checkpoint import Checkpoint, CheckpointError, read_checkpoint, require_checkpoint_folder
+from .engines.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    checkpoint_dtype,
+    read_checkpoint,
+    require_checkpoint_folder,
+)
 from .engines.environments import EnvironmentFailed, EnvironmentStore
 from .engines.hf import HfClient
 from .engines.interpreters import InterpreterUnusable
@@ -156,7 +162,7 @@ class ParitySession:
 
     def request(self, arm: Arm, source: PromptSource, workload: str) -> CaptureRequest:
         """Return the request for a workload of an arm in this run's draw."""
-        return CaptureRequest(arm, source.digest, workload, arm.repetition)
+        return CaptureRequest(arm, source.digest, workload)
 
     def recipe(self, source: PromptSource) -> Recipe:
         """Return how this run makes workloads of a source."""
@@ -267,11 +273,7 @@ class ParitySession:
                 "no model: give --llm-model=PATH (a checkpoint folder), or --llm-model=demo for the 135M demo model"
             )
         path = demo_model_path(self.cache) if model == DEMO else Path(model).expanduser().absolute()
-        if model != DEMO:
-            require_checkpoint_folder(path)
-            dtype = self.settings.dtype or read_checkpoint(path, self.cache / "weights-digests.json").dtype
-        else:
-            dtype = self.settings.dtype or "bfloat16"
+        dtype = self.settings.dtype or ("bfloat16" if model == DEMO else checkpoint_dtype(path))
         return Variant("base", path, dtype)
 
     def _reference_engine(self) -> EngineSpec:
@@ -287,15 +289,18 @@ class ParitySession:
         return found
 
     def _stored(self, request: CaptureRequest, workload: Workload) -> Capture | None:
-        return self.store.get(self.key(request.arm), workload, self._draw(request))
+        return self.store.get(self.key(request.arm), workload, self._draw(request.arm))
 
-    def _draw(self, request: CaptureRequest) -> int:
+    def _draw(self, arm: Arm) -> int:
+        """Return the draw of an arm; arms with one launch key (A/A twins, fp32 `hf` and the reference) share none."""
+        digest = self.key(arm).digest
+        before = [self.reference, *self.arms][: [self.reference, *self.arms].index(arm)]
+        twins = sum(self.is_set_up(other) and self.key(other).digest == digest for other in before)
         if not self.settings.fresh:
-            return request.draw
-        digest = self.key(request.arm).digest
+            return twins
         if digest not in self._fresh_draws:
-            self._fresh_draws[digest] = self.store.next_draw(self.key(request.arm))
-        return self._fresh_draws[digest] + request.draw
+            self._fresh_draws[digest] = self.store.next_draw(self.key(arm))
+        return self._fresh_draws[digest] + twins
 
     def _carry_out(self, arm: Arm, source: PromptSource) -> None:
         """Answer everything planned for an arm: from the store, and the rest in one start."""
@@ -329,7 +334,7 @@ class ParitySession:
             engine.client,
             workload,
             arm=arm.id,
-            draw=self._draw(request),
+            draw=self._draw(arm),
             run=self.run,
             fingerprint=engine.fingerprint(key),
             progress=counter,

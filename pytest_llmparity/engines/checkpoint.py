@@ -42,8 +42,7 @@ class Checkpoint:
     @property
     def dtype(self) -> str:
         """The dtype config.json names: bfloat16, float16 or float32."""
-        name = str(self.config.get("dtype") or self.config.get("torch_dtype") or "float32")
-        return name if name in _DTYPE_NAMES else "bfloat16"
+        return _dtype(self.config)
 
     def identity(self) -> dict[str, Any]:
         """Return what a launch key and a fingerprint hold of this checkpoint; no paths."""
@@ -72,6 +71,16 @@ def require_checkpoint_folder(path: Path) -> None:
         raise CheckpointError(f"model {path}: no *.safetensors in this folder; other weight formats are not read")
 
 
+def checkpoint_dtype(path: Path) -> str:
+    """Return the dtype config.json names, without reading weights.
+
+    Raises:
+        CheckpointError: for a folder that is no checkpoint.
+    """
+    require_checkpoint_folder(path)
+    return _dtype(_read_json(path / "config.json"))
+
+
 def read_checkpoint(path: Path, digest_cache: Path) -> Checkpoint:
     """Return the checkpoint at `path`; weights already hashed (same inode, size, mtime) are not read again."""
     require_checkpoint_folder(path)
@@ -88,21 +97,34 @@ def read_checkpoint(path: Path, digest_cache: Path) -> Checkpoint:
     )
 
 
+def _dtype(config: Mapping[str, Any]) -> str:
+    name = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+    return name if name in _DTYPE_NAMES else "bfloat16"
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise CheckpointError(f"{path}: not valid JSON ({error})") from error
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: not a JSON object ({error})") from error
 
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def _read_cache(path: Path) -> dict[str, dict[str, str]]:
+    """Return digests by file identity; a damaged cache is as good as none."""
+    try:
+        return dict(_read_json(path))
+    except CheckpointError:
+        return {}
+
+
 def _weights_digest(shards: list[Path], cache_file: Path) -> str:
-    cache: dict[str, dict[str, str]] = _read_json(cache_file) if cache_file.is_file() else {}
+    cache = _read_cache(cache_file)
     tensors: dict[str, str] = {}
     fresh = {}
     for shard in shards:
@@ -118,6 +140,8 @@ def _weights_digest(shards: list[Path], cache_file: Path) -> str:
 
 def _tensor_digests(shard: Path) -> dict[str, str]:
     """Return name -> digest of (dtype, shape, bytes), read from the safetensors layout: length, JSON, data."""
+    if not shard.stat().st_size:
+        raise CheckpointError(f"{shard}: not a safetensors file, or cut off (it is empty)")
     with shard.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
             (length,) = struct.unpack("<Q", data[:8])

@@ -143,7 +143,10 @@ class Lifecycle:
             if top_k is not None:
                 prove_score_and_generate(engine.client, arm.id, top_k)
             engine.facts = engine.client.facts()
-        except (RequestFailed, AbilityNotProved) as error:
+        except AbilityNotProved as error:
+            self.stop(engine)
+            raise AbilityNotProved(f"{error}; log: {engine.log}") from error
+        except RequestFailed as error:
             cause = self._cause_of_death(engine)
             self.stop(engine)
             if cause is not None:

@@ -89,7 +89,7 @@ def _logprobs_of(ids: NDArray[np.int32], arm: Scored) -> Floats:
 
 
 def _merged_kl(p: Floats, logp: NDArray[np.float32], logq: Floats, support: NDArray[np.bool_]) -> Floats:
-    terms = np.where(support, p * (logp - np.where(support, logq, 0.0)), 0.0).sum(axis=1)
+    terms = (p * np.where(support, logp - np.where(support, logq, 0.0), 0.0)).sum(axis=1)
     p_tail = np.clip(1.0 - p.sum(axis=1), _TAIL_FLOOR, 1.0)
     q_tail = np.clip(1.0 - np.where(support, np.exp(logq), 0.0).sum(axis=1), _TAIL_FLOOR, 1.0)
     # Rounding of float32 inputs can leave -1e-8 where two distributions agree.

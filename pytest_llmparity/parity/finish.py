@@ -22,6 +22,9 @@ def compare_finish(workload: Workload, baseline: Capture | None, candidate: Capt
     """
     captures = [candidate] if baseline is None else [baseline, candidate]
     require_comparable(workload, captures)
+    if not workload.prompts:
+        arm = None if baseline is None else baseline.arm
+        return Verdict(CHECK, "undecided", arm, candidate.arm, "no answer was compared")
     cases = [case for capture in captures for case in _own_faults(workload, capture)]
     if baseline is not None:
         cases += list(_disagreements(workload, baseline, candidate))

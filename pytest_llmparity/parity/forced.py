@@ -174,7 +174,7 @@ def _judged(
         measured=_measured(table, ratio, floor),
         limit=f"R <= {1 + margin:.2f} (margin {margin:.2f} over the baseline's own distance from fp32)",
         interval=_interval(ratio),
-        power=_power(table, margin, levels, used),
+        power=_power(table, margin, levels),
         prompts=used,
         tokens=int(table.tokens[:used].sum()),
         evidence=cases,
@@ -221,12 +221,12 @@ def _interval(ratio: Ratio) -> str:
     return f"R from {ratio.low:.3f} to {ratio.high:.3f} (Fieller, {ratio.level:.0%})"
 
 
-def _power(table: ByDocument, margin: float, levels: Levels, documents: int) -> str:
-    power = detectable_ratio(
-        table.kl_baseline, table.kl_candidate, table.tokens, margin=margin, levels=levels, documents=documents
-    )
+def _power(table: ByDocument, margin: float, levels: Levels) -> str:
+    power = detectable_ratio(table.kl_baseline, table.kl_candidate, table.tokens, margin=margin, levels=levels)
     if power is None:
         return ""
+    if power.sees_as_not_pass == 0:
+        return f"nothing could pass: {power.documents} documents are too few, or their spread is too large"
     fails = "" if power.sees_as_fail is None else f", called fail from R = {power.sees_as_fail:.2f}"
     rate = f"each in {power.power:.0%} of runs; kappa {power.kappa:.2f}"
     return f"R over {power.sees_as_not_pass:.2f} not green{fails} ({rate})"
@@ -241,7 +241,7 @@ def _worst_cases(table: ByDocument, worst: list[_WorstToken]) -> tuple[Evidence,
     spread = (
         f"{len(table.units)} documents: R from {ratios.min():.2f} to {ratios.max():.2f}, median {np.median(ratios):.2f}"
     )
-    return (Evidence(f"all of {table.units[0]} .. {table.units[-1]}", spread), *cases)
+    return (Evidence("by document", spread), *cases)
 
 
 def _figures(

@@ -131,7 +131,7 @@ def _gap(arm: Scored, at: int, other: int) -> tuple[float, bool]:
     if len(column):
         return float(arm.token_logprobs[at] - arm.top_logprobs[at, column[0]]), False
     listed = arm.top_logprobs[at][np.isfinite(arm.top_logprobs[at])]
-    return float(arm.token_logprobs[at] - listed.min()) if len(listed) else float("inf"), True
+    return float(arm.token_logprobs[at] - listed.min()) if len(listed) else 0.0, True
 
 
 def _allowed_by_chance(compared: int, levels: Levels) -> int:

@@ -23,6 +23,9 @@ def compare_prompt_ids(
     """
     captures = [candidate] if baseline is None else [baseline, candidate]
     require_comparable(workload, captures)
+    if not workload.prompts:
+        arm = None if baseline is None else baseline.arm
+        return Verdict(CHECK, "undecided", arm, candidate.arm, "no prompt was compared")
     vocabulary = vocabulary or Vocabulary()
     cases: list[Evidence] = []
     causes: list[str] = []
@@ -103,4 +106,4 @@ def _counts(workload: Workload) -> str:
 
 
 def _most_common(causes: Sequence[str]) -> str:
-    return max(set(causes), key=causes.count)
+    return max(causes, key=causes.count)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ..durations import format_duration
+from .inert import inert
 
 if TYPE_CHECKING:
     from .collect import RunReport
@@ -19,28 +20,33 @@ def print_summary(terminal: pytest.TerminalReporter, report: RunReport) -> None:
     """Print the section `llmparity` of pytest's summary."""
     terminal.section("llmparity", sep="=")
     for arm in report.arms:
-        terminal.write_line(_arm_line(arm))
+        _write_line(terminal, _arm_line(arm))
     for title, entries in _by_pair(report.verdicts):
         terminal.write_line("")
-        terminal.write_line(title, bold=True)
+        _write_line(terminal, title, bold=True)
         for entry in entries:
             _print_check(terminal, entry)
     terminal.write_line("")
     for line in _skips(report.skipped):
-        terminal.write_line(line)
+        _write_line(terminal, line)
     for line in report.warnings():
-        terminal.write_line(f"warning: {line}", yellow=True)
+        _write_line(terminal, f"warning: {line}", yellow=True)
     if report.not_covered and report.verdicts:
-        terminal.write_line("not covered: " + "; ".join(report.not_covered))
+        _write_line(terminal, "not covered: " + "; ".join(report.not_covered))
     if report.verdicts:
         verdict = report.verdict()
         counts = ", ".join(
             f"{sum(entry['verdict'] == status for entry in report.verdicts)} {status}"
             for status in ("pass", "fail", "undecided")
         )
-        terminal.write_line(f"verdict: {verdict.upper()} ({counts})", bold=True, **_COLOURS[verdict])
+        _write_line(terminal, f"verdict: {verdict.upper()} ({counts})", bold=True, **_COLOURS[verdict])
     if report.written is not None:
-        terminal.write_line(f"report: {report.written}")
+        _write_line(terminal, f"report: {report.written}")
+
+
+def _write_line(terminal: pytest.TerminalReporter, text: str, **markup: bool) -> None:
+    """Write a line that may hold text of a model or of an engine's log."""
+    terminal.write_line(inert(text), **markup)
 
 
 def _arm_line(arm: dict[str, Any]) -> str:
@@ -69,14 +75,14 @@ def _by_pair(verdicts: list[dict[str, Any]]) -> Iterator[tuple[str, list[dict[st
 def _print_check(terminal: pytest.TerminalReporter, entry: dict[str, Any]) -> None:
     status = entry["verdict"]
     terminal.write(f"  {status.upper():<9} ", bold=True, **_COLOURS[status])
-    terminal.write_line(f"{entry['check']}: {entry['why']}")
+    _write_line(terminal, f"{entry['check']}: {entry['why']}")
     for label, key in (("measured", "measured"), ("allowed", "limit"), ("interval", "interval")):
         if entry[key]:
-            terminal.write_line(f"            {label:<9} {entry[key]}")
+            _write_line(terminal, f"            {label:<9} {entry[key]}")
     if entry["prompts"]:
-        terminal.write_line(f"            {'compared':<9} {entry['prompts']} prompts, {entry['tokens']} tokens")
+        _write_line(terminal, f"            {'compared':<9} {entry['prompts']} prompts, {entry['tokens']} tokens")
     if entry["power"]:
-        terminal.write_line(f"            {'sees':<9} {entry['power']}")
+        _write_line(terminal, f"            {'sees':<9} {entry['power']}")
 
 
 def _skips(skipped: list[dict[str, str]]) -> Iterator[str]:

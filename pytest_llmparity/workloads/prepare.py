@@ -16,6 +16,7 @@ from .vocabulary import Vocabulary
 # The rollouts' seed: part of the recipe, so that a new one makes another workload and not another draw of this one.
 ROLLOUT_SEED = 20_261
 ROLLOUT_BATCH = 16
+_CONTEXT = 8
 
 
 class Tokenizer(Protocol):
@@ -151,7 +152,7 @@ def _whole_text(text: Text, tokenizer: Tokenizer) -> Prompt:
 def _text_prompt(text: Text, tokenizer: Tokenizer, length: int) -> Prompt:
     """The first ids are context: the first token of a text has no context to be predicted from."""
     ids = tokenizer.encode(text=text.text)[0]
-    context = 8
+    context = min(_CONTEXT, len(ids) - 1)
     return Prompt(text.id, text.id, tuple(ids[: context + length]), tags=("human", *text.tags), scored_from=context)
 
 

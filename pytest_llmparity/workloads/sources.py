@@ -93,14 +93,14 @@ def from_jsonl(path: Path) -> PromptSource:
 
 
 def _entries(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             try:
-                entry = json.loads(line)
+                entry = json.loads(line)  # of bytes: a line that is not UTF-8 is a ValueError too
             except ValueError as error:
-                raise WorkloadInvalid(f"{path}, line {number}: not JSON ({error})") from error
+                raise WorkloadInvalid(f"{path}, line {number}: not JSON in UTF-8 ({error})") from error
             if not isinstance(entry, dict):
                 raise WorkloadInvalid(f"{path}, line {number}: expected an object, found {type(entry).__name__}")
             yield number, entry
@@ -113,6 +113,8 @@ def _chat(entry: Mapping[str, Any], where: str, default_id: str) -> Chat:
     if ("messages" in entry) == ("prompt" in entry):
         raise WorkloadInvalid(f"{where}: expected either messages or prompt")
     messages = entry.get("messages") or [{"role": "user", "content": entry.get("prompt")}]
+    if not isinstance(messages, list):
+        raise WorkloadInvalid(f"{where}: messages must be a list, found {type(messages).__name__}")
     for message in messages:
         if not isinstance(message, dict) or message.get("role") not in _ROLES:
             raise WorkloadInvalid(f"{where}: a message needs a role out of {', '.join(sorted(_ROLES))}")

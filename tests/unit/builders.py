@@ -32,7 +32,8 @@ def make_logits(rng: np.random.Generator, tokens: int, vocabulary: int = VOCABUL
 def log_softmax(logits: Floats) -> Floats:
     """Return normalised natural log-probabilities."""
     shifted = logits - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    logprobs: Floats = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return logprobs
 
 
 def scored_of(logits: Floats, token_ids: Sequence[int], k: int = TOP_K) -> Scored:
@@ -40,7 +41,7 @@ def scored_of(logits: Floats, token_ids: Sequence[int], k: int = TOP_K) -> Score
     logprobs = log_softmax(logits)
     rows = np.arange(len(logits))
     ids = np.asarray(token_ids, np.int32)
-    top = np.argsort(-logprobs, axis=1, kind="stable")[:, :k]
+    top = np.argsort(-logprobs, axis=1)[:, :k]
     return Scored(
         ids,
         logprobs[rows, ids].astype(np.float32),

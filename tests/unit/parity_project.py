@@ -151,6 +151,11 @@ class Finished:
         """The report's arms by id."""
         return {arm["id"]: arm for arm in self.report.get("arms", [])}
 
+    @property
+    def started(self) -> dict[str, int]:
+        """How often each arm was started, by id."""
+        return {name: arm["starts"] for name, arm in self.arms.items()}
+
     def check(self, item: str) -> dict[str, Any]:
         """Return the report's only check of an item, named like `test_forced[b-vs-a]`."""
         (found,) = (check for check in self.report["checks"] if check["id"].endswith(f"::{item}"))
@@ -237,10 +242,14 @@ class ParityProject:
 
     def start(self, *args: str) -> subprocess.Popen[bytes]:
         """Start pytest and leave it running; `output` is what it printed so far."""
+        return self.python("-m", "pytest", *args)
+
+    def python(self, *args: str) -> subprocess.Popen[bytes]:
+        """Start an interpreter in the project's folder, with the project's cache and none of our own settings."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("LLMPARITY_", "PYTEST_"))}
         with (self.folder / "output.txt").open("wb") as output:
             return subprocess.Popen(
-                [sys.executable, "-m", "pytest", *args],
+                [sys.executable, *args],
                 cwd=self.folder,
                 env=kept | {"LLMPARITY_CACHE": str(self.cache)},
                 stdin=subprocess.DEVNULL,
@@ -260,6 +269,15 @@ class ParityProject:
     def processes(self) -> list[psutil.Process]:
         """Return the engines of this project that run, and all that they started."""
         return [process for process in psutil.process_iter() if _environment(process).get(MARK) == str(self.folder)]
+
+    def eventually(self, condition: Callable[[], Any], seconds: float) -> bool:
+        """Say whether a condition becomes true within some seconds."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        return True
 
     def _write(self) -> None:
         lines = ["[tool.llmparity]", *_toml_lines(self._settings)]
@@ -283,16 +301,6 @@ def _environment(process: psutil.Process) -> dict[str, str]:
         return process.environ()
     except psutil.Error:
         return {}
-
-
-def eventually(condition: Callable[[], Any], seconds: float) -> bool:
-    """Say whether a condition becomes true within some seconds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 @dataclass(frozen=True)

@@ -82,13 +82,14 @@ class TestMakeArms:
     def test_an_engine_against_itself_is_another_draw(self):
         first, second, third = arms_of("vllm", "vllm", "vllm")
         assert ids([first, second, third]) == ["vllm", "vllm.2", "vllm.3"]
-        assert [arm.repetition for arm in (first, second, third)] == [0, 1, 2]
         assert first.engine == second.engine
 
-    def test_two_engines_of_one_name_are_no_repetition(self):
-        first, second = arms_of("vllm@/one/python", "vllm@/two/python")
-        assert ids([first, second]) == ["vllm", "vllm.2"]
-        assert second.repetition == 0
+    def test_two_engines_of_one_name_are_told_apart(self):
+        assert ids(arms_of("vllm@/one/python", "vllm@/two/python")) == ["vllm", "vllm.2"]
+
+    def test_a_table_named_like_a_second_arm_is_refused(self):
+        with pytest.raises(EngineNameError, match="two arms would be called 'vllm.2'"):
+            arms_of("vllm.2", "vllm", "vllm", tables={"vllm.2": EngineSpec("vllm.2", "vllm")})
 
     def test_an_engine_with_its_own_model_loads_that(self):
         own = EngineSpec("night", "vllm", model="~/models/other")

@@ -46,26 +46,21 @@ def test_a_forced_check_needs_the_reference():
 class TestPlan:
     def test_a_request_declared_twice_is_made_once_where_it_stood(self):
         plan = Plan()
-        forced, greedy = (CaptureRequest(HF, "digest", name, 0) for name in ("forced", "greedy"))
+        forced, greedy = (CaptureRequest(HF, "digest", name) for name in ("forced", "greedy"))
         plan.add([forced, greedy])
-        plan.add([CaptureRequest(HF, "digest", "forced", 0)])
+        plan.add([CaptureRequest(HF, "digest", "forced")])
         assert list(plan.requests) == [forced, greedy]
 
     def test_requests_are_grouped_by_arm_and_source(self):
         plan = Plan()
         plan.add(
             [
-                CaptureRequest(HF, "one", "forced", 0),
-                CaptureRequest(VLLM, "one", "forced", 0),
-                CaptureRequest(HF, "two", "forced", 0),
-                CaptureRequest(HF, "one", "greedy", 0),
+                CaptureRequest(HF, "one", "forced"),
+                CaptureRequest(VLLM, "one", "forced"),
+                CaptureRequest(HF, "two", "forced"),
+                CaptureRequest(HF, "one", "greedy"),
             ]
         )
         assert plan.arms() == [HF, VLLM]
         assert [request.workload for request in plan.of(HF, "one")] == ["forced", "greedy"]
         assert [request.source for request in plan.of(VLLM, "two")] == []
-
-    def test_another_draw_is_another_request(self):
-        plan = Plan()
-        plan.add(CaptureRequest(HF, "one", "forced", draw) for draw in (0, 1))
-        assert len(plan.of(HF, "one")) == 2

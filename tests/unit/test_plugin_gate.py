@@ -1,20 +1,119 @@
-"""The gate on two honest doubles."""
+"""The ready-made gate on two honest doubles: green, one start an engine, nothing started twice."""
 
 from __future__ import annotations
 
-from parity_project import FirstRun, ParityProject
+import json
+import shlex
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree
+
+import jsonschema
+
+from pytest_llmparity.report.json_report import SCHEMA_FILE
+
+if TYPE_CHECKING:
+    from parity_project import FirstRun, ParityProject
 
 pytest_plugins = ("parity_project",)
 
-
-def test_honest_doubles_pass(first_run: FirstRun) -> None:
-    print(first_run.gate.output)
-    assert first_run.gate.outcomes == {"passed": 4}
+CHECKS = ("prompt_ids", "forced", "greedy", "finish")
 
 
-def test_small(parity_project: ParityProject) -> None:
+def test_two_honest_engines_pass_with_one_start_each(first_run: FirstRun) -> None:
+    run = first_run.gate
+    assert run.code == 0, run.output
+    assert run.outcomes == {"passed": 4}
+    assert run.started == {"a": 1, "b": 1, "reference": 0}
+    assert len(first_run.project.logs()) == 2
+    assert run.report["verdict"] == "pass"
+    assert [check["id"].rpartition("::")[2] for check in run.report["checks"]] == [f"test_{c}[b-vs-a]" for c in CHECKS]
+    forced = run.check("test_forced[b-vs-a]")
+    assert forced["rerun"].endswith("'pytest_llmparity.gate.test_parity::test_forced[b-vs-a]'")
+    assert forced["changed"] == ["environment LLMPARITY_DOUBLE_NOISE_SEED: 1 -> 2"]
+    assert 0.8 < forced["figures"]["R"] < 1.25
+    for line in ("b against a", "verdict: PASS (4 pass, 0 fail, 0 undecided)", "not covered:", "report: report.json"):
+        assert line in run.output
+    assert not first_run.project.processes()
+
+
+def test_the_report_follows_its_schema(first_run: FirstRun) -> None:
+    jsonschema.validate(first_run.gate.report, json.loads(SCHEMA_FILE.read_text()))
+
+
+def test_a_second_run_starts_nothing_and_a_fresh_one_starts_again(parity_project: ParityProject) -> None:
     parity_project.honest_pair()
     parity_project.small_prompts()
-    run = parity_project.run("--llm-engines=a,b")
-    print(run.output)
-    assert run.outcomes == {"passed": 4}
+    again = parity_project.gate("a,b")
+    assert again.outcomes == {"passed": 4}
+    assert again.started == {"a": 0, "b": 0, "reference": 0}
+    assert again.arms["a"]["from_store"] == ["prompts", "forced", "greedy"]
+    rerun = shlex.split(again.check("test_finish[b-vs-a]")["rerun"])
+    fresh = parity_project.run("--llm-fresh", *rerun[1:])
+    assert fresh.outcomes == {"passed": 1}, "the printed command reruns the one test"
+    assert fresh.started == {"a": 1, "b": 1}
+    assert fresh.arms["a"]["captured"] == ["greedy"], "only what the selected test needs"
+    assert len(parity_project.logs()) == 2
+
+
+def test_an_engine_against_itself_is_identical(parity_project: ParityProject) -> None:
+    parity_project.honest_pair()
+    parity_project.small_prompts()
+    run = parity_project.gate("a,a", "-k", "forced")
+    assert run.outcomes == {"passed": 1, "deselected": 3}
+    assert run.started == {"a": 0, "a.2": 1, "reference": 0}, "the twin has a draw of its own"
+    check = run.check("test_forced[a.2-vs-a]")
+    assert "bit-identical" in check["why"]
+    assert check["figures"]["identical"]
+
+
+def test_looking_without_starting(parity_project: ParityProject) -> None:
+    parity_project.engine("a", 11)
+    parity_project.engine("b", 12)
+    (parity_project.folder / "test_plain.py").write_text("def test_plain(): pass\n")
+    listed = parity_project.gate("a,b", "--co", "-q")
+    assert listed.code == 0
+    assert [line for line in listed.output.splitlines() if "::" in line] == [
+        f"test_parity.py::test_{check}[b-vs-a]" for check in CHECKS
+    ]
+    plan = parity_project.gate("a,b", "--llm-plan")
+    assert plan.code == 0
+    for words in ("plan: a (vllm, strict): 1 start for prompts, forced, greedy", "plan: 2 starts,", "from the store"):
+        assert words in plan.output
+    assert not plan.report
+    parity_project.settings(run_engines=["a", "b"])
+    plain = parity_project.run("test_plain.py", *("--pyargs", "pytest_llmparity.gate"), "-m", "not llm")
+    assert plain.outcomes == {"passed": 1, "deselected": 4}
+    assert not parity_project.logs(), "nothing was started"
+
+
+def test_the_shipped_prompts_and_stopping_at_the_first_failure(parity_project: ParityProject) -> None:
+    parity_project.engine("a", 1)
+    parity_project.engine("b", 2, fault="wrong-usage")
+    first = parity_project.gate("a,b", "-x", "-k", "prompt_ids or finish", "--junitxml=junit.xml")
+    assert first.code == 1
+    assert first.outcomes == {"failed": 1, "deselected": 2}
+    assert first.started == {"a": 1, "b": 1}
+    assert not parity_project.processes()
+    case = ElementTree.parse(parity_project.folder / "junit.xml").getroot().find(".//testcase")
+    assert case is not None
+    assert case.get("name") == "test_prompt_ids[b-vs-a]"
+    failure = case.find("failure")
+    assert failure is not None
+    assert str(failure.get("message")).startswith("FAIL prompt_ids: b against a:")
+    assert "rerun: pytest" in str(failure.text)
+    last_failed = parity_project.gate("a,b", "--lf", "-k", "prompt_ids or finish")
+    assert last_failed.outcomes == {"failed": 1, "deselected": 3}
+    assert last_failed.started == {"a": 0, "b": 0}
+
+
+def test_xdist_keeps_engines_in_one_worker_and_verdicts_in_the_report(parity_project: ParityProject) -> None:
+    parity_project.honest_pair()
+    parity_project.small_prompts()
+    run = parity_project.run("--llm-engines=a,b", "-n1", "--dist=loadgroup", "-k", "finish", "test_small.py")
+    assert run.outcomes == {"passed": 1}
+    assert run.report["verdict"] == "pass"
+    assert run.check("test_finish[b-vs-a]")["id"] == "test_small.py::test_finish[b-vs-a]"
+    assert set(run.arms) == {"a", "b"}
+    spread = parity_project.run("--llm-engines=a,b", "-n1", "test_small.py")
+    assert spread.code != 0
+    assert "run them with --dist loadgroup" in spread.output

@@ -1,0 +1,1 @@
+"""The subcommands of `llmparity`: the operations of the plugin without pytest."""

@@ -1,0 +1,86 @@
+"""The options that subcommands share with pytest, under the same names without `llm-`, and what they are read into."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from ..arms import Arm, resolve_engine
+from ..engines.kinds import KINDS
+from ..options import OPTIONS, Option, OptionError, Settings, load_settings
+from ..plan import REFERENCE
+from ..run import cache_folder
+from ..session import ParitySession
+from .command import say
+
+_OPTIONS = {option.name: option for option in OPTIONS}
+
+
+def add_options(parser: argparse.ArgumentParser, *names: str, **defaults: str) -> None:
+    """Add options of `options.OPTIONS` by name; `defaults` replace the default that the help text names."""
+    for name in names:
+        option = _OPTIONS[name]
+        if option.parse is None:
+            parser.add_argument(f"--{name}", action="store_true", help=option.help)
+            continue
+        default = defaults.get(option.field, option.default)
+        text = option.help if default in (None, ()) else f"{option.help} (default: {default})"
+        metavar = option.metavar or option.field.upper()
+        parser.add_argument(f"--{name}", type=_checked(option), metavar=metavar, help=text.replace("%", "%%"))
+
+
+def _checked(option: Option) -> Callable[[str], str]:
+    """Return what checks a value where argparse can name the option; the text stays, `load_settings` parses it."""
+
+    def check(text: str) -> str:
+        assert option.parse is not None
+        try:
+            option.parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+        return text
+
+    return check
+
+
+def read_settings(given: Mapping[str, object]) -> Settings:
+    """Merge what was `given` (by `Option.field`), the environment and [tool.llmparity] of the current folder.
+
+    Raises:
+        OptionError: saying where a wrong value was found.
+    """
+    return load_settings(Path.cwd(), {name: given.get(option.field) for name, option in _OPTIONS.items()}, {})
+
+
+def open_session(settings: Settings) -> ParitySession:
+    """Return a session that has checked what can be wrong before a model loads.
+
+    Raises:
+        ValueError, EngineError: with what was expected.
+    """
+    session = ParitySession(settings, cache_folder(), say)
+    session.check_early()
+    return session
+
+
+def open_arm(settings: Settings, engine: str) -> tuple[ParitySession, Arm]:
+    """Return a session for one engine as `--llm-engines` would name it, or for `reference`; and its arm.
+
+    Of the project's other engines only those that may provide the reference stay, so that the reference is the
+    one of a pytest run of this project.
+    """
+    kept = [entry for entry in settings.engines if entry == engine or _is_hf(entry, settings)]
+    if engine != REFERENCE and engine not in kept:
+        kept.insert(0, engine)
+    session = open_session(replace(settings, engines=tuple(kept), baseline=None))
+    if engine != REFERENCE:
+        return session, session.arms[kept.index(engine)]
+    if not session.has_reference:
+        raise OptionError("the reference was asked for together with --reference none; leave that option out")
+    return session, session.reference
+
+
+def _is_hf(entry: str, settings: Settings) -> bool:
+    return resolve_engine(entry, settings.tables, list(KINDS)).kind == "hf"

@@ -1,0 +1,42 @@
+"""The documents say what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pytest_llmparity.options import ENGINE_TABLE_KEYS, OPTIONS, RUN_PROFILES
+from pytest_llmparity.plan import PAIR_CHECKS
+
+ROOT = Path(__file__).parents[2]
+DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "examples" / "README.md"]
+
+
+def test_every_option_is_documented() -> None:
+    text = (ROOT / "docs" / "options.md").read_text()
+    for option in OPTIONS:
+        assert f"`{option.flag}`" in text
+        assert option.help in text
+
+
+def test_every_profile_table_key_and_check_is_documented() -> None:
+    text = (ROOT / "docs" / "options.md").read_text()
+    for name, sizes in RUN_PROFILES.items():
+        assert f"| `{name}` | {sizes.documents} x {sizes.length} | {sizes.prompts} x {sizes.max_tokens} |" in text
+    for key in ENGINE_TABLE_KEYS - {"requirement"}:
+        assert re.search(rf"^{key} = ", text, re.MULTILINE), key
+    for check in PAIR_CHECKS:
+        assert f"`{check}(" in text
+
+
+@pytest.mark.parametrize("document", DOCS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", document.read_text()):
+        assert (document.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("document", DOCS, ids=lambda path: path.name)
+def test_nothing_is_left_to_fill_in(document: Path) -> None:
+    assert not re.search(r"@[A-Z]+@|TODO|FIXME", document.read_text())

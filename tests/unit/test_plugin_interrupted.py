@@ -1,0 +1,52 @@
+"""pytest that is killed or interrupted leaves no engine behind, and loses no finished capture."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from parity_project import ParityProject
+
+pytest_plugins = ("parity_project",)
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads the environment of other processes")
+LEFT_SECONDS = 5.0
+INTERRUPTED = 2
+
+
+def test_kill_while_an_engine_hangs(parity_project: ParityProject) -> None:
+    parity_project.small_prompts()
+    parity_project.engine("a", 11, fault="hang-after:5,grandchild")
+    parity_project.engine("b", 12)
+    run = parity_project.start("--llm-engines=a,b", "-k", "finish")
+    try:
+        assert parity_project.eventually(lambda: "a: ready in" in parity_project.output, 30), parity_project.output
+        assert len(parity_project.processes()) >= 2, "the server and its grandchild"
+    finally:
+        run.kill()
+        run.wait()
+    assert parity_project.eventually(lambda: not parity_project.processes(), LEFT_SECONDS)
+
+
+def test_interrupt_while_the_second_engine_starts(parity_project: ParityProject) -> None:
+    parity_project.small_prompts()
+    parity_project.engine("a", 11)
+    parity_project.engine("b", 12, fault="slow-start:60,grandchild")
+    run = parity_project.start("--llm-engines=a,b", "-k", "finish")
+    try:
+        assert parity_project.eventually(lambda: "b: starting" in parity_project.output, 30), parity_project.output
+        assert parity_project.eventually(lambda: len(parity_project.processes()) >= 2, 10)
+        run.send_signal(signal.SIGINT)
+        assert run.wait(timeout=20) == INTERRUPTED
+    finally:
+        run.kill()
+        run.wait()
+    assert parity_project.eventually(lambda: not parity_project.processes(), LEFT_SECONDS)
+    parity_project.engine("b", 12)
+    again = parity_project.run("--llm-engines=a,b", "-k", "finish")
+    assert again.outcomes == {"passed": 1, "deselected": 3}
+    assert again.started == {"a": 0, "b": 1}, "the first engine's capture was kept"
