@@ -10,9 +10,8 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from .arms import Arm, ArmPair, EngineSpec, Variant, make_arms, make_pairs, reference_arm, resolve_engine
 from .captures.make import make_capture
@@ -37,13 +36,13 @@ from .engines.lifecycle import InterpreterFinder, Lifecycle, RunningEngine
 from .history import Cost, History
 from .options import Settings
 from .plan import ENGINE_CHECKS, PAIR_CHECKS, REFERENCE, CaptureRequest, Plan
+from .records import ArmRecord
 from .workloads.model import Workload
 from .workloads.prepare import PreparedWorkloads, Recipe, prepare
 from .workloads.sources import PromptSource, WorkloadInvalid
 
 DEMO = "demo"
 _PROGRESS_SECONDS = 10.0
-_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 SETUP_ERRORS = (EnvironmentFailed, DemoModelFailed, CheckpointError, InterpreterUnusable, WorkloadInvalid)
@@ -52,42 +51,6 @@ SETUP_ERRORS = (EnvironmentFailed, DemoModelFailed, CheckpointError, Interpreter
 
 class ArmUnavailable(EngineError):
     """An arm that could not be started or broke; every check that needs it gets this same error."""
-
-
-@dataclass
-class ArmRecord:
-    """What happened to one arm in this run; goes into the report."""
-
-    arm: Arm
-    starts: int = 0
-    attached: int = 0
-    seconds: float = 0.0
-    captured: list[str] = field(default_factory=list)
-    from_store: list[str] = field(default_factory=list)
-    version: str = ""
-    fingerprint: dict[str, Any] = field(default_factory=dict)
-    command: str = ""
-    log: str = ""
-    error: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the entry of this arm in report.json."""
-        return {
-            "id": self.arm.id,
-            "kind": self.arm.engine.kind,
-            "version": self.version,
-            "variant": self.arm.variant.name,
-            "profile": self.arm.profile,
-            "starts": self.starts,
-            "attached": self.attached,
-            "seconds": round(self.seconds, 1),
-            "captured": self.captured,
-            "from_store": self.from_store,
-            "command": self.command,
-            "log": self.log,
-            "error": self.error,
-            "fingerprint": self.fingerprint,
-        }
 
 
 class ParitySession:
@@ -218,19 +181,6 @@ class ParitySession:
         forced = {token for each in prepared for prompt in each.forced.prompts for token in prompt.ids}
         return len(forced), len(prepared[0].vocabulary.pieces)
 
-    def expected_seconds(self, arm: Arm, positions: int) -> float | None:
-        """Return what a start and that many positions of an arm cost here before; None if it never ran here."""
-        if not self.is_set_up(arm):
-            return None
-        weights = self.checkpoint(arm).weights
-        return self.history.expected_seconds(arm.engine.kind, arm.variant.dtype, weights, positions)
-
-    def expected_memory(self, arm: Arm) -> int:
-        """Return about how many bytes an arm takes: its weights in its dtype, and what its kind adds."""
-        stored = self.checkpoint(arm) if self.is_set_up(arm) else None
-        weights = 0 if stored is None else stored.bytes * _BYTES[arm.variant.dtype] // _BYTES[stored.dtype]
-        return weights + KINDS[arm.engine.kind].overhead_bytes
-
     def key(self, arm: Arm) -> LaunchKey:
         """Return an arm's launch key; makes its managed environment and the demo model if they are missing."""
         if arm.id not in self._keys:
@@ -248,18 +198,6 @@ class ParitySession:
                 ensure_demo_model(self.cache, python, self.say)
             self._checkpoints[path] = read_checkpoint(path, self.cache / "weights-digests.json")
         return self._checkpoints[path]
-
-    def planned_captures(self, source: PromptSource) -> list[tuple[CaptureRequest, bool]]:
-        """Return each planned request with whether the store holds it; starts nothing, makes nothing."""
-        return [(request, self._is_stored(request, source)) for request in self.plan.requests]
-
-    def _is_stored(self, request: CaptureRequest, source: PromptSource) -> bool:
-        if self.settings.fresh or not self.is_set_up(request.arm):
-            return False
-        prepared = self.store.get_prepared(self.key(self.reference), self.recipe(source))
-        if prepared is None:
-            return False
-        return self._stored(request, prepared.named(request.workload)) is not None
 
     def is_set_up(self, arm: Arm) -> bool:
         """Say whether the arm's interpreter, the reference's and the checkpoint are there already."""
@@ -288,7 +226,8 @@ class ParitySession:
         assert found is not None
         return found
 
-    def _stored(self, request: CaptureRequest, workload: Workload) -> Capture | None:
+    def stored(self, request: CaptureRequest, workload: Workload) -> Capture | None:
+        """Return the capture the store holds for a request, or None."""
         return self.store.get(self.key(request.arm), workload, self._draw(request.arm))
 
     def _draw(self, arm: Arm) -> int:
@@ -309,7 +248,7 @@ class ParitySession:
         for request in self.plan.of(arm, source.digest):
             if request in self._captures:
                 continue
-            stored = None if self.settings.fresh else self._stored(request, prepared.named(request.workload))
+            stored = None if self.settings.fresh else self.stored(request, prepared.named(request.workload))
             if stored is None:
                 missing.append(request)
             else:
@@ -320,7 +259,8 @@ class ParitySession:
                 self._remember_cost(engine, made)
 
     def _take_stored(self, request: CaptureRequest, stored: Capture) -> None:
-        self._captures[request] = stored
+        # The store knows launch keys, not names: the same arm may have been called otherwise when it was captured.
+        self._captures[request] = replace(stored, arm=request.arm.id)
         record = self.record(request.arm)
         record.from_store.append(request.workload)
         record.version = record.version or str(stored.fingerprint.get("version", ""))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from ..arms import Arm
 from ..durations import format_duration
+from ..estimate import expected_bytes, expected_seconds, is_stored
 from ..plan import CaptureRequest
 from ..session import ParitySession
 from ..workloads.sources import PromptSource
@@ -16,7 +17,7 @@ _BYTES_PER_ID = 4
 
 def plan_lines(session: ParitySession, source: PromptSource) -> Iterator[str]:
     """Yield the plan: one line an arm, then totals."""
-    planned = session.planned_captures(source)
+    planned = [(request, is_stored(session, request, source)) for request in session.plan.requests]
     if not planned:
         yield "plan: no llm test was selected; nothing would start"
         return
@@ -30,12 +31,12 @@ def plan_lines(session: ParitySession, source: PromptSource) -> Iterator[str]:
             continue
         positions = sum(_positions(session, source, request) for request in due)
         starts, tokens = starts + bool(due), tokens + positions
-        cost = session.expected_seconds(arm, positions) if due else 0.0
+        cost = expected_seconds(session, arm, positions) if due else 0.0
         seconds = None if seconds is None or cost is None else seconds + cost
         yield _arm_line(session, arm, due, stored, positions, cost)
     size = tokens * _BYTES_A_POSITION / 1e6
     total = "unknown until each engine has run once here" if seconds is None else f"about {format_duration(seconds)}"
-    yield f"plan: {starts} starts, {tokens} tokens, {size:.1f} MB of captures, {total}; engines run one after another"
+    yield f"plan: {starts} start{"" if starts == 1 else "s"}, {tokens} tokens, {size:.1f} MB of captures, {total}; engines run one after another"
 
 
 def _arm_line(
@@ -50,7 +51,7 @@ def _arm_line(
     if due:
         names = ", ".join(request.workload for request in due)
         time = "time unknown" if cost is None else f"about {format_duration(cost)}"
-        memory = session.expected_memory(arm)
+        memory = expected_bytes(session, arm)
         parts.append(f"1 start for {names}: up to {positions} tokens, {time}, about {memory / 2**30:.1f} GiB")
         if not session.is_set_up(arm):
             parts.append("its environment or model is made first")

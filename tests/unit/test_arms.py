@@ -88,7 +88,7 @@ class TestMakeArms:
         assert ids(arms_of("vllm@/one/python", "vllm@/two/python")) == ["vllm", "vllm.2"]
 
     def test_a_table_named_like_a_second_arm_is_refused(self):
-        with pytest.raises(EngineNameError, match="two arms would be called 'vllm.2'"):
+        with pytest.raises(EngineNameError, match=r"two arms would be called 'vllm\.2'"):
             arms_of("vllm.2", "vllm", "vllm", tables={"vllm.2": EngineSpec("vllm.2", "vllm")})
 
     def test_an_engine_with_its_own_model_loads_that(self):

@@ -341,7 +341,8 @@ def engine_table(name: str, kind: str, **env: str) -> str:
 
 
 @pytest.fixture
-def project(tmp_path: Path, cache: Path) -> Iterator[Project]:
+def folder(tmp_path: Path) -> Path:
+    """A project folder; nothing was captured in it yet."""
     write_checkpoint(tmp_path / "model")
     (tmp_path / "packages" / "transformers").mkdir(parents=True)
     (tmp_path / "packages" / "transformers" / "__init__.py").touch()
@@ -352,9 +353,14 @@ def project(tmp_path: Path, cache: Path) -> Iterator[Project]:
         + engine_table("new", "vllm", PYTHONPATH=str(DOUBLE), LLMPARITY_DOUBLE_NOISE="0.1")
         + engine_table("broken", "vllm", PYTHONPATH=str(DOUBLE), LLMPARITY_DOUBLE_FAULT="die-at-start")
     )
-    session = ParitySession(load_settings(tmp_path, {"engines": "old,new"}, {}, {}), cache, lambda line: None)
+    return tmp_path
+
+
+@pytest.fixture
+def project(folder: Path, cache: Path) -> Iterator[Project]:
+    session = ParitySession(load_settings(folder, {"engines": "old,new"}, {}, {}), cache, lambda line: None)
     session.store.put_prepared(session.key(session.reference), session.recipe(shipped()), PREPARED)
-    yield Project(tmp_path, session)
+    yield Project(folder, session)
     registry = Registry(cache / "run")
     for entry in registry.entries():
         registry.down(entry)
@@ -465,7 +471,7 @@ def test_an_engine_that_fails_leaves_it_undecided(project: Project, capsys: pyte
     ],
 )
 def test_wrong_use_exits_3_before_anything_starts(
-    project: Project, capsys: pytest.CaptureFixture[str], arguments: list[str], expected: str
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], expected: str
 ) -> None:
     assert main(arguments) == 3
     error = capsys.readouterr().err
@@ -520,9 +526,9 @@ def test_what_went_wrong_decides_the_exit_code(
 
 
 def test_the_demo_model_is_made_once_and_its_folder_printed(
-    cache: Path, project: Project, capsys: pytest.CaptureFixture[str]
+    cache: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (cache / "models").mkdir()
+    (cache / "models").mkdir(parents=True)
     write_checkpoint(cache / "models" / "smollm2-135m-instruct")
     assert main(["model", "demo"]) == 0
     assert capsys.readouterr().out.strip() == str(cache / "models" / "smollm2-135m-instruct")

@@ -1,0 +1,44 @@
+"""What happened to each arm in one run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from .arms import Arm
+
+
+@dataclass
+class ArmRecord:
+    """What happened to one arm in this run; goes into the report."""
+
+    arm: Arm
+    starts: int = 0
+    attached: int = 0
+    seconds: float = 0.0
+    captured: list[str] = field(default_factory=list)
+    from_store: list[str] = field(default_factory=list)
+    version: str = ""
+    fingerprint: dict[str, Any] = field(default_factory=dict)
+    command: str = ""
+    log: str = ""
+    error: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry of this arm in report.json."""
+        return {
+            "id": self.arm.id,
+            "kind": self.arm.engine.kind,
+            "version": self.version,
+            "variant": self.arm.variant.name,
+            "profile": self.arm.profile,
+            "starts": self.starts,
+            "attached": self.attached,
+            "seconds": round(self.seconds, 1),
+            "captured": self.captured,
+            "from_store": self.from_store,
+            "command": self.command,
+            "log": self.log,
+            "error": self.error,
+            "fingerprint": self.fingerprint,
+        }
