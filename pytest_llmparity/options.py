@@ -22,6 +22,8 @@ else:
     import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
 
 Undecided = Literal["fail", "warn"]
+DEMO = "demo"
+"""The `model` that means the demo model."""
 ENGINE_TABLE_KEYS = {"kind", "python", "requirement", "model", "args", "env", "devices", "ready-timeout", "launcher"}
 
 
@@ -225,7 +227,7 @@ def load_settings(
             (f"ini {option.ini}", ini.get(option.name) or None),
         )
         values[option.field] = _first_given(option, sources)
-    tables = {name: engine_from_table(name, entry) for name, entry in engine_tables.items()}
+    tables = {name: engine_from_table(name, entry, root) for name, entry in engine_tables.items()}
     known = {field.name for field in fields(Settings)}
     return Settings(**{key: value for key, value in values.items() if key in known}, tables=tables)
 
@@ -261,14 +263,16 @@ def read_table(pyproject: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     tables = table.pop("engines") if isinstance(table.get("engines"), dict) else {}
     if "run-engines" in table:
         table["engines"] = table.pop("run-engines")
+    if isinstance(table.get("model"), str) and table["model"] != DEMO:
+        table["model"] = from_root(table["model"], pyproject.parent)
     for key in table:
         if key not in _TABLE_KEYS:
             raise OptionError(f"{pyproject}, [tool.llmparity]: unknown key {key!r}{_did_you_mean(key, _TABLE_KEYS)}")
     return table, tables
 
 
-def engine_from_table(name: str, entry: object) -> EngineSpec:
-    """Return the engine that one table describes."""
+def engine_from_table(name: str, entry: object, root: Path) -> EngineSpec:
+    """Return the engine that one table describes; relative paths in it start at `root`."""
     where = f"[tool.llmparity.engines.{name}]"
     if not isinstance(entry, dict):
         raise OptionError(f"{where}: expected a table, found {entry!r}")
@@ -283,9 +287,9 @@ def engine_from_table(name: str, entry: object) -> EngineSpec:
         return EngineSpec(
             name=name,
             kind=_text(entry.get("kind", name)),
-            python=_optional_text(entry.get("python")),
+            python=_program(entry.get("python"), root),
             requirement=_optional_text(entry.get("requirement")),
-            model=_optional_text(entry.get("model")),
+            model=None if entry.get("model") is None else from_root(_text(entry["model"]), root),
             args=_texts(entry.get("args", [])),
             env=_environment(entry.get("env", {})),
             devices=_optional_text(entry.get("devices")),
@@ -294,6 +298,17 @@ def engine_from_table(name: str, entry: object) -> EngineSpec:
         )
     except ValueError as error:
         raise OptionError(f"{where}: {error}") from error
+
+
+def from_root(path: str, root: Path) -> str:
+    """Return a path of pyproject.toml as an absolute one: relative paths start at the file's folder."""
+    return str(root / Path(path).expanduser())
+
+
+def _program(value: object, root: Path) -> str | None:
+    """Return an interpreter: a bare name is looked up on PATH, anything else is a path."""
+    name = _optional_text(value)
+    return name if name is None or "/" not in name else from_root(name, root)
 
 
 def _optional_text(value: object) -> str | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,7 @@ class Run:
         tolerated = verdict.status == "undecided" and self.session.settings.undecided == "warn"
         verdict = verdict.with_context(id=name, rerun=self._rerun(name), tolerated=tolerated)
         item.stash.setdefault(VERDICTS, []).append(verdict)
+        item.user_properties.append((f"llm_{verdict.check}", f"{verdict.status}: {verdict.why}"))
         return verdict
 
     def finish(self) -> None:
@@ -191,12 +193,15 @@ def _llm_arguments(arguments: Sequence[object]) -> list[str]:
     return kept
 
 
-def _sayer(config: pytest.Config) -> Any:
+def _sayer(config: pytest.Config) -> Callable[[str], None]:
     """Return a function that prints one line past pytest's capture; silent in an xdist worker."""
 
     def say(line: str) -> None:
         terminal = config.pluginmanager.get_plugin("terminalreporter")
-        if terminal is not None:
+        if terminal is None:
+            return
+        capture = config.pluginmanager.get_plugin("capturemanager")
+        with capture.global_and_fixture_disabled() if capture is not None else contextlib.nullcontext():
             terminal.ensure_newline()
             terminal.write_line(f"llmparity: {line}")
             terminal.flush()

@@ -34,14 +34,13 @@ from .engines.kinds import KINDS
 from .engines.launch_key import LaunchKey, make_launch_key
 from .engines.lifecycle import InterpreterFinder, Lifecycle, RunningEngine
 from .history import Cost, History
-from .options import Settings
+from .options import DEMO, Settings
 from .plan import ENGINE_CHECKS, PAIR_CHECKS, REFERENCE, CaptureRequest, Plan
 from .records import ArmRecord
 from .workloads.model import Workload
 from .workloads.prepare import PreparedWorkloads, Recipe, prepare
 from .workloads.sources import PromptSource, WorkloadInvalid
 
-DEMO = "demo"
 _PROGRESS_SECONDS = 10.0
 
 

@@ -5,25 +5,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-
-import numpy as np
+from collections.abc import Mapping, Sequence
 
 from ..captures.fingerprint import differences
 from ..captures.model import Capture
 from ..captures.store import CaptureStore
-from ..handles import OTHER_ENGINE
 from ..options import OptionError, Settings
-from ..parity.finish import compare_finish
-from ..parity.forced import compare_forced
-from ..parity.greedy import compare_greedy, tie_movements
-from ..parity.prompt_ids import compare_prompt_ids
 from ..run import cache_folder
-from ..stats.kernel import Levels
 from ..verdicts import Status, Verdict
-from ..workloads.model import Workload
-from ..workloads.vocabulary import Vocabulary
 from .command import Command, emit
 from .inputs import Inputs
 from .settings import add_options, read_settings
@@ -36,22 +25,6 @@ _CHECKS: Mapping[str, tuple[str, ...]] = {
 }
 """The checks that a kind of capture is for."""
 _WITH_REFERENCE = {"forced_kl", "greedy"}
-
-
-@dataclass(frozen=True)
-class _Comparison:
-    """Two captures with all that the rules of the checks ask for."""
-
-    workload: Workload
-    vocabulary: Vocabulary
-    baseline: Capture
-    candidate: Capture
-    reference: Capture | None
-    baseline_forced: Capture | None
-    forced: Workload | None
-    """The workload of `reference` and `baseline_forced`, where these yield the tie limit of greedy text."""
-    margin: float
-    levels: Levels
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +54,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         type=_margin,
         metavar="M",
         help="forced_kl: how much worse than the baseline is allowed, relative to the floor (default: the project's "
-        f"margin, else {OTHER_ENGINE}, that of another engine)",
+        "margin, else 0.25, that of another engine)",
     )
     add_options(parser, "alpha")
     parser.add_argument(
@@ -112,8 +85,7 @@ def _run(arguments: argparse.Namespace) -> int:
     inputs = Inputs(CaptureStore(cache_folder()))
     baseline, candidate = inputs.read(arguments.baseline), inputs.read(arguments.candidate)
     checks = _checks(arguments, candidate)
-    comparison = _comparison(arguments, settings, inputs, baseline, candidate)
-    verdicts = [_COMPARED[check](comparison) for check in checks]
+    verdicts = _verdicts(arguments, settings, inputs, baseline, candidate, checks)
     changed = differences(baseline.fingerprint, candidate.fingerprint)
     _print([verdict.with_context(changed=changed) for verdict in verdicts], as_json=arguments.json)
     return EXIT_CODES[_worst(verdicts)]
@@ -138,13 +110,23 @@ def _checks(arguments: argparse.Namespace, candidate: Capture) -> Sequence[str]:
     return checks
 
 
-def _comparison(
-    arguments: argparse.Namespace, settings: Settings, inputs: Inputs, baseline: Capture, candidate: Capture
-) -> _Comparison:
+def _verdicts(
+    arguments: argparse.Namespace,
+    settings: Settings,
+    inputs: Inputs,
+    baseline: Capture,
+    candidate: Capture,
+    checks: Sequence[str],
+) -> list[Verdict]:
+    # Here and not above: they bring SciPy, a second that the other subcommands need not wait for.
+    from ..handles import OTHER_ENGINE
+    from ..stats.kernel import Levels
+    from .comparison import COMPARED, Comparison, of_one_prompt
+
     reference = None if arguments.reference is None else inputs.read(arguments.reference)
     baseline_forced = None if arguments.baseline_forced is None else inputs.read(arguments.baseline_forced)
     workload, vocabulary = inputs.workload(candidate)
-    comparison = _Comparison(
+    whole = Comparison(
         workload,
         vocabulary,
         baseline,
@@ -155,76 +137,8 @@ def _comparison(
         margin=next((m for m in (arguments.margin, settings.margin) if m is not None), OTHER_ENGINE),
         levels=Levels.for_gate(settings.alpha, arguments.checks),
     )
-    return comparison if arguments.prompt is None else _of_one_prompt(comparison, arguments.prompt)
-
-
-def _of_one_prompt(whole: _Comparison, prompt_id: str) -> _Comparison:
-    try:
-        workload = replace(whole.workload, prompts=(whole.workload.find(prompt_id),))
-    except KeyError as error:
-        raise OptionError(f"--prompt: {error.args[0]}; `llmparity show CAPTURE` lists the prompts") from error
-    return replace(
-        whole,
-        workload=workload,
-        baseline=_of_prompt(whole.baseline, whole.workload, workload),
-        candidate=_of_prompt(whole.candidate, whole.workload, workload),
-        reference=None if whole.reference is None else _of_prompt(whole.reference, whole.workload, workload),
-    )
-
-
-def _of_prompt(capture: Capture, whole: Workload, single: Workload) -> Capture:
-    """Return the part of a capture that answers one prompt.
-
-    A capture of another workload stays whole: the reference's, where it yields the tie limit of greedy text.
-    """
-    if capture.workload_digest != whole.digest:
-        return capture
-    i = capture.position(single.prompts[0].id)
-    scored = capture.scored(i)
-    return replace(
-        capture,
-        workload_digest=single.digest,
-        answers=(capture.answers[i],),
-        offsets=np.array([0, len(scored.token_ids)], np.int64),
-        arrays=scored,
-        _index={},
-    )
-
-
-def _prompt_ids(given: _Comparison) -> Verdict:
-    return compare_prompt_ids(given.workload, given.baseline, given.candidate, given.vocabulary)
-
-
-def _forced_kl(given: _Comparison) -> Verdict:
-    return compare_forced(
-        given.workload, given.reference, given.baseline, given.candidate, margin=given.margin, levels=given.levels
-    )
-
-
-def _greedy(given: _Comparison) -> Verdict:
-    movements = None
-    if given.forced is not None and given.reference is not None and given.baseline_forced is not None:
-        movements = tie_movements(given.forced, given.reference, given.baseline_forced)
-    return compare_greedy(
-        given.workload,
-        given.baseline,
-        given.candidate,
-        movements=movements,
-        levels=given.levels,
-        vocabulary=given.vocabulary,
-    )
-
-
-def _finish(given: _Comparison) -> Verdict:
-    return compare_finish(given.workload, given.baseline, given.candidate)
-
-
-_COMPARED: Mapping[str, Callable[[_Comparison], Verdict]] = {
-    "prompt_ids": _prompt_ids,
-    "forced_kl": _forced_kl,
-    "greedy": _greedy,
-    "finish": _finish,
-}
+    compared = whole if arguments.prompt is None else of_one_prompt(whole, arguments.prompt)
+    return [COMPARED[check](compared) for check in checks]
 
 
 def _worst(verdicts: Sequence[Verdict]) -> Status:

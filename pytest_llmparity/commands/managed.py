@@ -7,9 +7,9 @@ import argparse
 from ..demo_model import DEMO_MODEL_NAME
 from ..durations import format_duration
 from ..engines.environments import EnvironmentStore
-from ..options import OptionError
+from ..options import DEMO, OptionError
 from ..run import cache_folder
-from ..session import DEMO, ParitySession
+from ..session import ParitySession
 from .command import Command, Group, columns, emit, say
 from .settings import add_options, read_settings
 

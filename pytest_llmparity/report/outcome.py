@@ -48,7 +48,6 @@ def apply_verdicts(item: pytest.Item, call: pytest.CallInfo[None], report: pytes
         return
     verdicts = item.stash.get(VERDICTS, [])
     extra["llm_verdicts"] = [verdict.to_json() for verdict in verdicts]
-    report.user_properties.extend((f"llm_{v.check}", f"{v.status}: {v.why}") for v in verdicts)
     if report.skipped or hasattr(report, "wasxfail"):
         return
     red = [verdict for verdict in verdicts if verdict.required and not verdict]

@@ -36,7 +36,8 @@ def plan_lines(session: ParitySession, source: PromptSource) -> Iterator[str]:
         yield _arm_line(session, arm, due, stored, positions, cost)
     size = tokens * _BYTES_A_POSITION / 1e6
     total = "unknown until each engine has run once here" if seconds is None else f"about {format_duration(seconds)}"
-    yield f"plan: {starts} start{"" if starts == 1 else "s"}, {tokens} tokens, {size:.1f} MB of captures, {total}; engines run one after another"
+    plural = "" if starts == 1 else "s"
+    yield f"plan: {starts} start{plural}, {tokens} tokens, {size:.1f} MB of captures, {total}, one engine after another"
 
 
 def _arm_line(

@@ -42,7 +42,7 @@ class TestSources:
         assert not found.fresh
         assert found.tables == {}
 
-    def test_command_line_then_environment_then_table_then_ini(self, settings):
+    def test_command_line_then_environment_then_table_then_ini(self, settings, tmp_path):
         sources = {
             "command_line": {"model": "from-command-line"},
             "environment": {"LLMPARITY_MODEL": "from-environment"},
@@ -53,7 +53,7 @@ class TestSources:
         while sources:
             order.append(settings(**sources).model)
             del sources[next(iter(sources))]
-        assert order == ["from-command-line", "from-environment", "from-table", "from-ini"]
+        assert order == ["from-command-line", "from-environment", str(tmp_path / "from-table"), "from-ini"]
 
     def test_what_is_not_given_does_not_hide_what_is(self, settings):
         found = settings(table("alpha = 0.05"), {"alpha": None}, {"alpha": ""}, {"LLMPARITY_ALPHA": ""})

@@ -72,14 +72,13 @@ def test_verdicts_decide_whatever_the_test_does(parity_project: ParityProject) -
 
 def test_undecided_is_red_unless_the_user_tolerates_it(parity_project: ParityProject) -> None:
     parity_project.small_prompts()
-    parity_project.engine("a", 1)
-    parity_project.engine("b", 2, fault="garbage-prompt:9")
-    strict = parity_project.run("--llm-engines=a,b", "-k", "forced")
-    assert strict.code == 1
-    assert strict.report["verdict"] == "undecided"
-    assert "UNDECIDED forced_kl" in strict.output
-    parity_project.settings(undecided="warn")
-    tolerant = parity_project.run("--llm-engines=a,b", "-k", "forced")
+    parity_project.honest_pair()
+    too_strict = ("--llm-engines=a,b", "--llm-margin=0.02", "-k", "forced")
+    run = parity_project.run(*too_strict)
+    assert run.code == 1
+    assert run.report["verdict"] == "undecided"
+    assert "UNDECIDED forced_kl: b against a" in run.output
+    tolerant = parity_project.run(*too_strict, "--llm-undecided=warn")
     assert tolerant.code == 0
     assert tolerant.check("test_forced[b-vs-a]")["tolerated"]
     assert "1 undecided verdicts tolerated (undecided = warn)" in tolerant.report["warnings"]
