@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test unit engines lint bench-operating-characteristic clean
+.PHONY: demo demo-wrong test unit integration engines lint bench-operating-characteristic clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -14,10 +14,18 @@ demo: $(STAMP)  ## transformers against vLLM on a real 135M model; report in bui
 	$(BIN)/pytest --llm-engines=hf,vllm --llm-model=demo --llm-run-profile=smoke \
 	  --llm-report=build/demo --junitxml=build/demo/junit.xml --pyargs pytest_llmparity.gate
 
-test: lint unit engines  ## everything, real engines included
+demo-wrong: $(STAMP)  ## the same with two wrong candidates; red, report in build/demo-wrong
+	$(BIN)/python examples/wrong_candidates/make_checkpoints.py "$$($(BIN)/llmparity model demo)" build/wrong
+	cd examples/wrong_candidates && ../../$(BIN)/pytest --llm-report=../../build/demo-wrong \
+	  --pyargs pytest_llmparity.gate; test $$? -eq 1
+
+test: lint unit integration engines  ## everything, real engines included
 
 unit: $(STAMP)  ## seconds, no engine
 	$(BIN)/pytest tests/unit
+
+integration: $(STAMP)  ## whole runs with doubles, real processes and environments; minutes, no engine
+	$(BIN)/pytest -n 2 --dist loadscope tests/integration
 
 engines: $(STAMP)  ## real engines; makes their environments on first use
 	$(BIN)/pytest tests/engines

@@ -14,6 +14,7 @@ import pytest
 
 from .arms import Arm, ArmPair
 from .engines.base import EngineError
+from .items import GATE, VERDICTS, is_gate, item_id
 from .options import Settings
 from .plan import ENGINE_CHECKS, PAIR_CHECKS, checks_called
 from .report.collect import RunReport
@@ -22,8 +23,6 @@ from .session import ParitySession
 from .verdicts import Verdict
 from .workloads.sources import PromptSource, shipped
 
-VERDICTS = pytest.StashKey[list[Verdict]]()
-GATE = "pytest_llmparity.gate"
 _ONCE = ("--llm-plan", "--llm-fresh", "--llm-report")
 
 
@@ -136,11 +135,6 @@ class Run:
         return shlex.join(["pytest", *given, *target])
 
 
-def is_gate(item: pytest.Item) -> bool:
-    """Say whether an item belongs to the ready-made gate."""
-    return isinstance(item, pytest.Function) and item.module.__name__.startswith(GATE)
-
-
 def require_pairs_for_gate(run: Run | None, items: Iterable[pytest.Item]) -> None:
     """Check that the ready-made gate, if it was collected, has engines to compare.
 
@@ -156,13 +150,6 @@ def require_pairs_for_gate(run: Run | None, items: Iterable[pytest.Item]) -> Non
     if not run.session.pairs:
         only = ", ".join(arm.id for arm in run.session.arms)
         raise pytest.UsageError(f"the gate compares two engines, --llm-engines names one: {only}")
-
-
-def item_id(item: pytest.Function) -> str:
-    """Return the id that reruns an item: dotted for the gate, wherever it is installed; else pytest's own."""
-    if is_gate(item):
-        return f"{item.module.__name__}::{item.name}"
-    return item.nodeid.removesuffix("@llm")  # xdist appends the name of the group
 
 
 def _parameters(item: pytest.Function) -> tuple[ArmPair | None, Arm | None]:

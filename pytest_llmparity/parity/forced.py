@@ -198,8 +198,7 @@ def _status(
         return "undecided", f"top-k overlap {table.overlap:.2f} is below {_LOW_OVERLAP}: the KL is only a lower bound"
     if judgement.outcome == "pass":
         return "pass", f"{size}{1 + margin:.2f} allowed; {judgement.reason}"
-    more = f"; {judgement.needed} documents would decide" if judgement.needed else ""
-    return "undecided", f"{size}{1 + margin:.2f} allowed; {judgement.reason}{more}"
+    return "undecided", f"{size}{1 + margin:.2f} allowed; {judgement.reason}"
 
 
 def _measured(table: ByDocument, ratio: Ratio, floor: float) -> str:
@@ -218,7 +217,7 @@ def _measured(table: ByDocument, ratio: Ratio, floor: float) -> str:
 def _interval(ratio: Ratio) -> str:
     if ratio.low is None or ratio.high is None:
         return "none: the floor cannot be told from zero"
-    return f"R from {ratio.low:.3f} to {ratio.high:.3f} (Fieller, {ratio.level:.0%})"
+    return f"R from {max(ratio.low, 0.0):.3f} to {ratio.high:.3f} (Fieller, {ratio.level:.0%})"
 
 
 def _power(table: ByDocument, margin: float, levels: Levels) -> str:

@@ -125,7 +125,10 @@ class RunReport:
         found = [f"{tolerated} undecided verdicts tolerated (undecided = warn)"] if tolerated else []
         found += [f"engine processes survived their stop: {self.leaked}"] if self.leaked else []
         found += [f"required check skipped: {entry['id']}: {entry['reason']}" for entry in self._required_skips()]
-        found += [f"not run: {entry['id']}: {entry['error']}" for entry in self.errors]
+        reasons: dict[str, list[str]] = {}
+        for entry in self.errors:
+            reasons.setdefault(entry["error"], []).append(entry["id"])
+        found += [f"no verdict for {', '.join(ids)}: {error}" for error, ids in reasons.items()]
         return found
 
     def _take_facts(self, facts: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ..run import VERDICTS, item_id
+from ..items import VERDICTS, item_id
 from ..verdicts import Verdict
 
 _NOTHING = (

@@ -50,8 +50,10 @@ def _write_line(terminal: pytest.TerminalReporter, text: str, **markup: bool) ->
 
 
 def _arm_line(arm: dict[str, Any]) -> str:
+    name = " ".join(filter(None, (f"{arm['id']:<12}", arm["kind"], arm["version"])))
     if arm["error"]:
-        return f"{arm['id']:<12} {arm['kind']} {arm['version']} did not run: {arm['error'].splitlines()[0]}"
+        happened = "broke" if arm["starts"] else "did not run"
+        return f"{name}, {arm['profile']}: {happened}: {arm['error'].splitlines()[0]}"
     work = []
     if arm["starts"]:
         work.append(f"started {arm['starts']}x")
@@ -61,7 +63,7 @@ def _arm_line(arm: dict[str, Any]) -> str:
         work.append(f"captured {', '.join(arm['captured'])} in {format_duration(arm['seconds'])}")
     if arm["from_store"]:
         work.append(f"{', '.join(arm['from_store'])} from the store")
-    return f"{arm['id']:<12} {arm['kind']} {arm['version']}, {arm['profile']}: {'; '.join(work)}"
+    return f"{name}, {arm['profile']}: {'; '.join(work)}"
 
 
 def _by_pair(verdicts: list[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:

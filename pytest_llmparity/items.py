@@ -1,0 +1,22 @@
+"""Test items as reports name them, and the verdicts recorded on them. Light: imported for skipped tests too."""
+
+from __future__ import annotations
+
+import pytest
+
+from .verdicts import Verdict
+
+VERDICTS = pytest.StashKey[list[Verdict]]()
+GATE = "pytest_llmparity.gate"
+
+
+def is_gate(item: pytest.Item) -> bool:
+    """Say whether an item belongs to the ready-made gate."""
+    return isinstance(item, pytest.Function) and item.module.__name__.startswith(GATE)
+
+
+def item_id(item: pytest.Function) -> str:
+    """Return the id that reruns an item: dotted for the gate, wherever it is installed; else pytest's own."""
+    if is_gate(item):
+        return f"{item.module.__name__}::{item.name}"
+    return item.nodeid.removesuffix("@llm")  # xdist appends the name of the group
