@@ -33,6 +33,7 @@ from .engines.interpreters import InterpreterUnusable
 from .engines.kinds import KINDS
 from .engines.launch_key import LaunchKey, make_launch_key
 from .engines.lifecycle import InterpreterFinder, Lifecycle, RunningEngine
+from .engines.process import EngineDied
 from .history import Cost, History
 from .options import DEMO, Settings
 from .plan import ENGINE_CHECKS, PAIR_CHECKS, REFERENCE, CaptureRequest, Plan
@@ -324,8 +325,12 @@ class ParitySession:
 
     def _finish(self, engine: RunningEngine) -> None:
         if self.settings.keep is not None and engine.arm.id != REFERENCE:
-            self.lifecycle.keep(engine, self.key(engine.arm), self.settings.keep)
-            return
+            try:
+                self.lifecycle.keep(engine, self.key(engine.arm), self.settings.keep)
+            except (EngineDied, ValueError) as error:
+                self.say(f"{engine.arm.id}: not left warm: {error}")
+            else:
+                return
         report = self.lifecycle.stop(engine)
         if report is not None and report.survivors:
             self.leaked.extend(report.survivors)
