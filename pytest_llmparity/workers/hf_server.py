@@ -80,7 +80,9 @@ class Model:
     def score(self, body: dict[str, Any]) -> dict[str, Any]:
         """Forced scoring: the distribution the model gives at each position of ids[start:]."""
         ids, start = body["ids"], body["start"]
-        logits = self.network(torch.tensor([ids], device=self.device)).logits[0, start - 1 : len(ids) - 1]
+        # Logits of the context are not asked for: they would be most of the memory with a large vocabulary.
+        kept = len(ids) - start + 1
+        logits = self.network(torch.tensor([ids], device=self.device), logits_to_keep=kept).logits[0, :-1]
         return self._distributions(logits, torch.tensor(ids[start:], device=self.device), body["top_k"])
 
     def generate(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -89,7 +91,7 @@ class Model:
         cache, rows = None, []
         tokens: list[int] = []
         while len(tokens) < body["max_tokens"] and len(body["ids"]) + len(tokens) < self.max_length:
-            output = self.network(step, past_key_values=cache, use_cache=True)
+            output = self.network(step, past_key_values=cache, use_cache=True, logits_to_keep=1)
             cache, logits = output.past_key_values, output.logits[0, -1]
             token = int(logits.argmax())
             rows.append(logits)
@@ -121,7 +123,12 @@ class Model:
         cache, step = None, ids
         for _ in range(limit):
             output = self.network(
-                step, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+                step,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
             )
             cache = output.past_key_values
             chances = output.logits[:, -1].double().softmax(-1).cpu()
