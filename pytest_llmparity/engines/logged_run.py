@@ -68,10 +68,10 @@ def run_logged(
         with log.open("rb") as source:
             source.seek(output_start)
             output = source.read().decode(errors="replace")
-        raise CommandFailed(command, status, root_cause(output))
+        raise CommandFailed(command, status, explaining_line(output))
 
 
-def root_cause(output: str) -> str:
+def explaining_line(output: str) -> str:
     """Return the one line of a failed command's output which explains the failure best.
 
     In order: a full disk or a missing ensurepip, the first error line of pip or uv, the last exception of a

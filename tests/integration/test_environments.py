@@ -27,7 +27,7 @@ from pytest_llmparity.engines.interpreters import (
     interpreter_versions,
     marker_values,
 )
-from pytest_llmparity.engines.logged_run import CommandFailed, root_cause, run_logged
+from pytest_llmparity.engines.logged_run import CommandFailed, explaining_line, run_logged
 from pytest_llmparity.engines.recipes import TORCH_FOR_TRANSFORMERS, dependency_steps, recipe_for
 
 PYTHON = Path(sys.executable)
@@ -328,8 +328,8 @@ class TestLoggedRun:
             ("", "it printed nothing"),
         ],
     )
-    def test_root_cause(self, output: str, cause: str) -> None:
-        assert root_cause(output) == cause
+    def test_the_line_that_explains_a_failure(self, output: str, cause: str) -> None:
+        assert explaining_line(output) == cause
 
     def test_only_the_failing_command_explains(self, tmp_path: Path) -> None:
         log = tmp_path / "log"
