@@ -16,7 +16,7 @@ from typing import Any
 from ..arms import Arm
 from .base import EngineKind, Interpreter
 from .checkpoint import Checkpoint
-from .process import is_secret_name
+from .process import is_secret_name, without_secrets
 
 _LOCATIONS = {"PYTHONPATH", "PATH", "HF_HOME", "HOME"}
 
@@ -45,7 +45,7 @@ def make_launch_key(arm: Arm, kind: EngineKind, interpreter: Interpreter, checkp
             "kind": kind.name,
             "profile": arm.profile,
             "dtype": arm.variant.dtype,
-            "arguments": list(kind.arguments(arm)),
+            "arguments": list(without_secrets(kind.arguments(arm))),
             "environment": environment,
             "distributions": dict(interpreter.versions),
             "checkpoint": checkpoint.identity(),

