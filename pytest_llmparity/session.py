@@ -44,7 +44,6 @@ from .workloads.sources import PromptSource, WorkloadInvalid
 
 _PROGRESS_SECONDS = 10.0
 
-
 SETUP_ERRORS = (EnvironmentFailed, DemoModelFailed, CheckpointError, InterpreterUnusable, WorkloadInvalid)
 """What can go wrong before an engine is launched."""
 
@@ -254,7 +253,7 @@ class ParitySession:
             else:
                 self._take_stored(request, stored)
         if missing:
-            with self._engine(arm) as engine:
+            with _EngineInUse(self, arm) as engine:
                 made = [self._make(engine, request, prepared.named(request.workload)) for request in missing]
                 self._remember_cost(engine, made)
 
@@ -291,7 +290,7 @@ class ParitySession:
         if REFERENCE in self._broken:
             raise self._broken[REFERENCE]
         key, recipe = self.key(self.reference), self.recipe(source)
-        with self._engine(self.reference) as engine:
+        with _EngineInUse(self, self.reference) as engine:
             assert isinstance(engine.client, HfClient)
             prepared = prepare(recipe, engine.client, lambda line: self.say(f"{REFERENCE}: {line}"))
             self.store.put_prepared(key, recipe, prepared)
@@ -299,9 +298,6 @@ class ParitySession:
             made = [self._make(engine, request, prepared.named(request.workload)) for request in planned]
             self._remember_cost(engine, made)
         return prepared
-
-    def _engine(self, arm: Arm) -> _EngineInUse:
-        return _EngineInUse(self, arm)
 
     def _start(self, arm: Arm) -> RunningEngine:
         record = self.record(arm)

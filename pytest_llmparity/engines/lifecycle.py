@@ -43,6 +43,7 @@ class InterpreterFinder:
         self.environments = environments
         self._this_python = this_python
         self._known: dict[tuple[str, str], Interpreter] = {}
+        self._found: dict[tuple[str, str, str], bool] = {}
 
     def find(self, engine: EngineSpec, *, create: bool) -> Interpreter | None:
         """Return the engine's interpreter; None if its managed environment would first have to be made.
@@ -79,7 +80,10 @@ class InterpreterFinder:
         return self._interpreter(python, engine, "named interpreter")
 
     def _has(self, python: Path, kind: EngineKind, engine: EngineSpec) -> bool:
-        return interpreter_has(python, kind.module, _probe_environment(engine))
+        key = (str(python), kind.module, engine.env.get("PYTHONPATH", ""))
+        if key not in self._found:
+            self._found[key] = interpreter_has(python, kind.module, _probe_environment(engine))
+        return self._found[key]
 
     def _interpreter(self, python: Path, engine: EngineSpec, origin: str) -> Interpreter:
         key = (str(python), engine.env.get("PYTHONPATH", ""))

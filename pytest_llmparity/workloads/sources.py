@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ class PromptSource:
     chats: tuple[Chat, ...]
     texts: tuple[Text, ...]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of everything in it."""
         content = [[chat.id, chat.tags, chat.messages] for chat in self.chats]
@@ -50,6 +51,7 @@ class PromptSource:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+@cache
 def shipped() -> PromptSource:
     """Return the prompts and texts that come with the package (`fixtures/`)."""
     folder = shipped_folder()
