@@ -8,6 +8,7 @@ whether the engine runs with the arguments that make it repeatable (`strict`) or
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +17,9 @@ from typing import Literal
 from packaging.requirements import InvalidRequirement, Requirement
 
 Profile = Literal["strict", "deployed"]
+
+REPLAY = "replay"
+"""The kind of an engine whose captures were made elsewhere; nothing is started or asked."""
 
 ARM_ID = re.compile(r"[A-Za-z0-9._-]+")
 _NOT_IN_IDS = re.compile(r"[^A-Za-z0-9._-]+")
@@ -44,6 +48,23 @@ class EngineSpec:
     devices: str | None = None
     ready_timeout: float = 600.0
     launcher: tuple[str, ...] = ()
+    url: str | None = field(default=None, repr=False)
+    """Attach to the server there, which somebody else started; it may hold a password, so it is never shown whole."""
+    api_key_env: str | None = None
+    """The environment variable that holds the key sent to the server."""
+    headers: Mapping[str, str] = field(default_factory=dict, hash=False, repr=False)
+    """Sent with every request; never shown or stored."""
+    cache: bool = False
+    """Whether captures of a server at `url` are kept: nobody says when it was replaced by another."""
+    request_timeout: float = 600.0
+    """Seconds without a byte of an answer after which a request has failed."""
+    captures: str | None = None
+    """Kind `replay`: the folder of captures that stand for the engine."""
+
+    @property
+    def is_started(self) -> bool:
+        """Whether an interpreter of this machine runs it, rather than somebody else's server or a recording."""
+        return self.url is None and self.captures is None
 
 
 @dataclass(frozen=True)
@@ -57,12 +78,16 @@ class Variant:
 
 @dataclass(frozen=True)
 class Arm:
-    """engine x variant x profile: what is started once and answers workloads."""
+    """engine x variant x profile: what is started once and answers workloads.
+
+    An arm that is `fixed` has no twin in another profile: its kind runs in one way only, or it is half of a toggle.
+    """
 
     id: str
     engine: EngineSpec
     variant: Variant
     profile: Profile = "strict"
+    fixed: bool = False
 
     @property
     def model(self) -> Path:
@@ -90,8 +115,9 @@ class EngineNameError(ValueError):
 def resolve_engine(text: str, tables: Mapping[str, EngineSpec], kinds: Sequence[str]) -> EngineSpec:
     """Return the engine that one entry of `--llm-engines` means.
 
-    Entries: the name of a table, the name of a kind, `DISTRIBUTION==VERSION` (a managed environment), or
-    `KIND@/path/to/python`.
+    Entries: the name of a table, the name of a kind, `DISTRIBUTION==VERSION` (a managed environment),
+    `KIND@/path/to/python`, `openai@http://host:8000/v1` (a server that runs), or `replay@DIR` (captures made
+    elsewhere).
     """
     entry = text.strip()
     if entry in tables:
@@ -99,24 +125,28 @@ def resolve_engine(text: str, tables: Mapping[str, EngineSpec], kinds: Sequence[
     if entry in kinds:
         return EngineSpec(name=entry, kind=entry)
     if "@" in entry:
-        return _from_interpreter(entry, kinds)
+        return _from_place(entry, kinds)
     if any(operator in entry for operator in "=<>~!"):
         return _from_requirement(entry)
     known = ", ".join([*tables, *(kind for kind in kinds if kind not in tables)])
     raise EngineNameError(
         f"unknown engine {entry!r}: expected one of {known}, a managed version such as vllm==0.32.0, "
-        "KIND@/path/to/python, or the name of a table [tool.llmparity.engines.NAME]"
+        "KIND@/path/to/python, openai@URL, replay@DIR, or the name of a table [tool.llmparity.engines.NAME]"
     )
 
 
-def _from_interpreter(entry: str, kinds: Sequence[str]) -> EngineSpec:
+def _from_place(entry: str, kinds: Sequence[str]) -> EngineSpec:
     kind, _, target = entry.partition("@")
     if kind not in kinds:
         raise EngineNameError(f"unknown engine kind {kind!r} in {entry!r}: expected one of {', '.join(kinds)}")
-    if not target:
-        raise EngineNameError(f"{entry!r}: give the path of a Python interpreter after the @")
+    if kind == REPLAY:
+        if not target:
+            raise EngineNameError(f"{entry!r}: give a folder of captures after the @")
+        return EngineSpec(name=_NOT_IN_IDS.sub("-", Path(target).resolve().name), kind=kind, captures=target)
     if "://" in target:
-        raise EngineNameError(f"{entry!r}: attaching to a URL is not supported for kind {kind!r}; give an interpreter")
+        return EngineSpec(name=kind, kind=kind, url=target)
+    if not target:
+        raise EngineNameError(f"{entry!r}: give the path of a Python interpreter or a URL after the @")
     return EngineSpec(name=kind, kind=kind, python=target)
 
 
@@ -140,10 +170,27 @@ def make_arms(engines: Iterable[EngineSpec], variant: Variant, profile: Profile 
     for engine in engines:
         same_name = sum(arm.engine.name == engine.name for arm in arms)
         name = engine.name if same_name == 0 else f"{engine.name}.{same_name + 1}"
-        if any(arm.id == name for arm in arms):
-            raise EngineNameError(f"two arms would be called {name!r}: rename the engine table of that name")
         arms.append(Arm(name, engine, variant, profile))
+    require_distinct(arms)
     return tuple(arms)
+
+
+def require_distinct(arms: Iterable[Arm]) -> None:
+    """Check that no two arms have one id.
+
+    Raises:
+        EngineNameError: naming the id.
+    """
+    for name, count in Counter(arm.id for arm in arms).items():
+        if count > 1:
+            raise EngineNameError(f"two arms would be called {name!r}: rename the engine table of that name")
+
+
+def in_profile(arm: Arm, profile: Profile) -> Arm:
+    """Return the same engine and variant in a profile; a `fixed` arm stays what it is."""
+    if arm.fixed or arm.profile == profile:
+        return arm
+    return replace(arm, id=f"{arm.id}-{profile}", profile=profile)
 
 
 def make_pairs(arms: Sequence[Arm], baseline: str | None) -> tuple[ArmPair, ...]:

@@ -2,33 +2,55 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from .arms import Arm
 from .engines.kinds import KINDS
-from .plan import CaptureRequest
+from .plan import ROLLOUT, CaptureRequest
 from .session import ParitySession
 from .workloads.sources import PromptSource
+from .workloads.variants import COMPANY, FORCED_ROLLOUT, forced_rollout
 
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 def is_stored(session: ParitySession, request: CaptureRequest, source: PromptSource) -> bool:
     """Say whether the store already answers a planned request."""
-    if session.settings.fresh or not session.is_set_up(request.arm):
+    if session.settings.fresh or not session.roster.is_set_up(request.arm):
         return False
-    prepared = session.store.get_prepared(session.key(session.reference), session.recipe(source))
-    return prepared is not None and session.stored(request, prepared.named(request.workload)) is not None
+    prepared = session.store.get_prepared(session.roster.key(session.roster.reference), session.recipe(source))
+    if prepared is None:
+        return False
+    if request.of is None:
+        return session.stored(request, prepared.named(request.workload)) is not None
+    parent = replace(request, arm=request.of, workload=ROLLOUT, of=None)
+    decoded = session.stored(parent, prepared.rollout) if session.roster.is_set_up(request.of) else None
+    return decoded is not None and session.stored(request, forced_rollout(prepared.rollout, decoded)) is not None
 
 
-def expected_seconds(session: ParitySession, arm: Arm, positions: int) -> float | None:
-    """Return what a start and that many positions of an arm cost here before; None if it never ran here."""
-    if not session.is_set_up(arm):
+def expected_positions(session: ParitySession, request: CaptureRequest, source: PromptSource) -> int:
+    """Return how many distributions answer a request, at most."""
+    sizes, chats = session.settings.sizes, len(source.chats)
+    if request.workload == "forced":
+        return sum(session.recipe(source).forced_documents) * sizes.length
+    if request.workload in (ROLLOUT, FORCED_ROLLOUT):
+        return min(sizes.rollouts, chats) * sizes.rollout_tokens
+    if request.workload == "greedy-neighbours":
+        return COMPANY * sizes.max_tokens
+    return min(sizes.prompts, chats) * sizes.max_tokens if request.workload.startswith("greedy") else 0
+
+
+def expected_seconds(session: ParitySession, arm: Arm, positions: int, starts: int) -> float | None:
+    """Return what that many starts and positions of an arm cost here before; None if it never ran here."""
+    if not session.roster.is_set_up(arm):
         return None
-    weights = session.checkpoint(arm).weights
-    return session.history.expected_seconds(arm.engine.kind, arm.variant.dtype, weights, positions)
+    weights = session.roster.checkpoint(arm).weights
+    like = (arm.engine.kind, arm.variant.dtype, weights, arm.profile)
+    return session.history.expected_seconds(like, positions, starts)
 
 
 def expected_bytes(session: ParitySession, arm: Arm) -> int:
     """Return about how much memory an arm takes: its weights in its dtype, and what its kind adds."""
-    stored = session.checkpoint(arm) if session.is_set_up(arm) else None
+    stored = session.roster.checkpoint(arm) if session.roster.is_set_up(arm) else None
     weights = 0 if stored is None else stored.bytes * _BYTES[arm.variant.dtype] // _BYTES[stored.dtype]
     return weights + KINDS[arm.engine.kind].overhead_bytes

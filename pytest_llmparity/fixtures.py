@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from .items import OPTIONAL
+
 if TYPE_CHECKING:
     from .handles import EnginePair, Reference, SingleEngine
     from .run import Run
@@ -53,7 +55,7 @@ def llm_pair(request: pytest.FixtureRequest, llm_workload: PromptSource) -> Engi
 
     run, item = _run(request), _item(request)
     if not hasattr(request, "param"):
-        pytest.skip(f"one engine only, {run.session.arms[0].id}: a pair needs two in --llm-engines")
+        pytest.skip(f"one engine only, {run.session.roster.arms[0].id}: a pair needs two in --llm-engines")
     _prepare(run, item, llm_workload)
     return EnginePair(run.session, request.param, llm_workload, lambda verdict: run.record(item, verdict))
 
@@ -97,6 +99,9 @@ def _prepare(run: Run, item: pytest.Function, source: PromptSource) -> None:
     """Make the item's captures; an engine that fails is an error of the setup, told without a traceback."""
     from .engines.base import EngineError
 
+    if (lacking := run.why_not(item)) is not None:
+        item.stash[OPTIONAL] = not lacking.required
+        pytest.skip(lacking.reason)
     reason = None
     try:
         run.prepare(item, source)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from .arms import Arm, ArmPair
 from .captures.fingerprint import differences
 from .captures.model import Capture
 from .captures.store import CaptureStore
-from .parity.finish import compare_finish
-from .parity.forced import compare_forced
-from .parity.greedy import compare_greedy, tie_movements
-from .parity.prompt_ids import compare_prompt_ids
+from .comparison import ENGINES, PAIRS, Given
+from .plan import ENGINE_CHECKS, PAIR_CHECKS, CaptureRequest, Check
 from .session import ParitySession
 from .stats.kernel import Levels
 from .verdicts import Verdict
@@ -23,6 +21,8 @@ Recorder = Callable[[Verdict], Verdict]
 
 SAME_BUILD, UPGRADE, OTHER_ENGINE = 0.10, 0.20, 0.25
 """Margins by what changed, in floors; each clears the honest changes measured for it (docs/statistics.md)."""
+
+_WITH_MARGIN = ("forced_kl", "rollout", "decode")
 
 
 class EnginePair:
@@ -51,10 +51,7 @@ class EnginePair:
 
     def prompt_ids(self) -> Verdict:
         """Do both engines make the same token ids of the same chats and texts? Exact."""
-        baseline, candidate = self._both("prompts")
-        prepared = self._session.workloads(self._source)
-        verdict = compare_prompt_ids(prepared.prompts, baseline, candidate, prepared.vocabulary)
-        return self._finished(verdict, baseline, candidate)
+        return self._check("prompt_ids")
 
     def forced_kl(self, margin: float | None = None) -> Verdict:
         """Is the candidate further from fp32 than the baseline, on the same forced tokens? Statistical.
@@ -62,100 +59,30 @@ class EnginePair:
         `margin` is how much further is allowed, relative to the baseline's own distance; the default is the
         run's `margin`, else the run profile's, else by what changed between the arms.
         """
-        baseline, candidate = self._both("forced")
-        margin = self.default_margin() if margin is None else margin
-        verdict = compare_forced(
-            self._session.workloads(self._source).forced,
-            self._reference("forced"),
-            baseline,
-            candidate,
-            margin=margin,
-            levels=self._levels(),
-        )
-        rule = ["--margin", repr(margin), *self._replayed_levels()]
-        return self._finished(verdict, baseline, candidate, [*self._replayed_reference(), *rule])
+        return self._check("forced_kl", margin)
 
     def greedy(self) -> Verdict:
         """Does greedy text leave the baseline's only at ties? Compared up to the first divergence."""
-        baseline, candidate = self._both("greedy")
-        prepared = self._session.workloads(self._source)
-        reference = self._reference("forced")
-        movements, yardstick = None, self._replayed_reference()
-        if reference is not None:
-            forced = self._session.capture(self._pair.baseline, self._source, "forced")
-            movements = tie_movements(prepared.forced, reference, forced)
-            yardstick += ["--baseline-forced", CaptureStore.name_of(forced)]
-        verdict = compare_greedy(
-            prepared.greedy,
-            baseline,
-            candidate,
-            movements=movements,
-            levels=self._levels(),
-            vocabulary=prepared.vocabulary,
-        )
-        return self._finished(verdict, baseline, candidate, [*yardstick, *self._replayed_levels()])
+        return self._check("greedy")
 
     def finish(self) -> Verdict:
         """Do answers end where and why they should, and does usage count them right? Exact."""
-        baseline, candidate = self._both("greedy")
-        verdict = compare_finish(self._session.workloads(self._source).greedy, baseline, candidate)
-        return self._finished(verdict, baseline, candidate)
+        return self._check("finish")
 
-    def default_margin(self) -> float:
-        """Return the margin that applies when a test names none."""
-        settings = self._session.settings
-        if settings.margin is not None:
-            return settings.margin
-        if settings.sizes.margin is not None:
-            return settings.sizes.margin
-        if self._pair.baseline.engine.kind != self._pair.candidate.engine.kind:
-            return OTHER_ENGINE
-        keys = {self._session.key(arm).digest for arm in (self._pair.baseline, self._pair.candidate)}
-        return SAME_BUILD if len(keys) == 1 else UPGRADE
+    def rollout(self, margin: float | None = None) -> Verdict:
+        """Does decoding under load, with the user's own arguments, stay as close to fp32? Statistical.
 
-    def _levels(self) -> Levels:
-        return Levels.for_gate(self._session.settings.alpha, self._checks)
-
-    @property
-    def _checks(self) -> int:
-        """Statistical checks that share the run's alpha."""
-        return max(1, self._session.plan.statistical_checks)
-
-    def _both(self, workload: str) -> tuple[Capture, Capture]:
-        baseline, candidate = self._pair.baseline, self._pair.candidate
-        return (
-            self._session.capture(baseline, self._source, workload),
-            self._session.capture(candidate, self._source, workload),
-        )
-
-    def _reference(self, workload: str) -> Capture | None:
-        if not self._session.has_reference:
-            return None
-        return self._session.capture(self._session.reference, self._source, workload)
-
-    def _finished(self, verdict: Verdict, baseline: Capture, candidate: Capture, rule: Sequence[str] = ()) -> Verdict:
-        """Fill in what the comparison cannot know: what else differs, logs, and how to repeat it.
-
-        `rule` are the options of `llmparity compare` that make the repeat follow the same rule.
+        Each arm in its `deployed` profile decodes greedily, up to 16 requests at a time. What it then said of its
+        own tokens is held against its own forced scores of them, and against the other arm's distance from fp32.
+        `margin` as in `forced_kl`.
         """
-        logs = [self._session.record(arm).log for arm in (self._pair.baseline, self._pair.candidate)]
-        captures = [CaptureStore.name_of(capture) for capture in (baseline, candidate)]
-        return self._record(
-            replace(
-                verdict,
-                changed=differences(baseline.fingerprint, candidate.fingerprint),
-                logs=tuple(log for log in logs if log),
-                replay=shlex.join(["llmparity", "compare", *captures, "--check", verdict.check, *rule]),
-            )
-        )
+        return self._check("rollout", margin)
 
-    def _replayed_reference(self) -> list[str]:
-        reference = self._reference("forced")
-        return [] if reference is None else ["--reference", CaptureStore.name_of(reference)]
-
-    def _replayed_levels(self) -> list[str]:
-        settings = self._session.settings
-        return ["--alpha", repr(settings.alpha), "--checks", str(self._checks)]
+    def _check(self, name: str, margin: float | None = None) -> Verdict:
+        margin = default_margin(self._session, self._pair) if margin is None else margin
+        asked = _Asked(self._session, self._source, PAIR_CHECKS[name], self._pair.candidate, self._pair.baseline)
+        given = asked.given(margin)
+        return self._record(asked.finished(PAIRS[name](given), given))
 
 
 class SingleEngine:
@@ -182,18 +109,44 @@ class SingleEngine:
 
     def prompt_ids(self) -> Verdict:
         """Does the engine make the reference tokenizer's ids of chats and texts? Exact."""
-        prepared = self._session.workloads(self._source)
-        return self._record(compare_prompt_ids(prepared.prompts, None, self.capture("prompts"), prepared.vocabulary))
+        return self._check("prompt_ids")
 
     def finish(self) -> Verdict:
         """Do answers end where and why they should, and does usage count them right? Exact."""
-        workload = self._session.workloads(self._source).greedy
-        return self._record(compare_finish(workload, None, self.capture("greedy")))
+        return self._check("finish")
+
+    def decode(self, margin: float = SAME_BUILD) -> Verdict:
+        """Is what the engine says while decoding under load as close to fp32 as its own forced scores? Statistical.
+
+        `margin` is how much further is allowed, relative to the forced scores' own distance.
+        """
+        return self._check("decode", margin)
+
+    def batching(self) -> Verdict:
+        """Does the engine answer alike, one request at a time and 16 at a time, up to ties?"""
+        return self._check("batching")
+
+    def neighbours(self) -> Verdict:
+        """Does it answer alike, up to ties, as the first of a batch, the last of it, and among long prompts?"""
+        return self._check("neighbours")
+
+    def streaming(self) -> Verdict:
+        """Does it stream, token by token, what it answers in one piece, with the same finish reason and usage?"""
+        return self._check("streaming")
+
+    def chat(self) -> Verdict:
+        """Does the chat endpoint answer what a completion of the rendered template answers?"""
+        return self._check("chat")
 
     def expect(self, condition: bool, why: str) -> Verdict:
         """Record a verdict of the test's own, for instance about `texts()`."""
         verdict = Verdict("expect", "pass" if condition else "fail", None, self.id, why)
         return self._record(verdict)
+
+    def _check(self, name: str, margin: float = SAME_BUILD) -> Verdict:
+        asked = _Asked(self._session, self._source, ENGINE_CHECKS[name], self._arm, None)
+        given = asked.given(margin)
+        return self._record(asked.finished(ENGINES[name](given), given))
 
 
 class Reference:
@@ -204,4 +157,73 @@ class Reference:
 
     def capture(self, workload: str) -> Capture:
         """Return the reference's capture of `forced`."""
-        return self._session.capture(self._session.reference, self._source, workload)
+        return self._session.capture(self._session.roster.reference, self._source, workload)
+
+
+def default_margin(session: ParitySession, pair: ArmPair) -> float:
+    """Return the margin that applies to a pair when a test names none."""
+    settings = session.settings
+    if settings.margin is not None:
+        return settings.margin
+    if settings.sizes.margin is not None:
+        return settings.sizes.margin
+    keys = [session.roster.key(arm) for arm in (pair.baseline, pair.candidate)]
+    kinds = {str(key.fields["kind"]) for key in keys}
+    if len(kinds) > 1 or "openai" in kinds:  # nobody knows which engine is behind a URL
+        return OTHER_ENGINE
+    return SAME_BUILD if keys[0].digest == keys[1].digest else UPGRADE
+
+
+class _Asked:
+    """One check that was asked for: its captures, its rule, and how it is repeated without engines."""
+
+    def __init__(
+        self, session: ParitySession, source: PromptSource, check: Check, candidate: Arm, baseline: Arm | None
+    ) -> None:
+        self._session, self._source = session, source
+        self._requests = session.requests(check, source, candidate, baseline)
+        self._captures = session.collect(check, source, candidate, baseline)
+
+    def given(self, margin: float) -> Given:
+        """Return what the comparison works on."""
+        workloads = {role: self._session.workload(request, self._source) for role, request in self._requests.items()}
+        vocabulary = self._session.workloads(self._source).vocabulary
+        return Given(self._captures, workloads, vocabulary, margin, self._levels())
+
+    def finished(self, verdict: Verdict, given: Given) -> Verdict:
+        """Fill in what the comparison cannot know: what else differs, logs, and how to repeat it."""
+        baseline, candidate = self._captures.get("baseline"), self._captures["candidate"]
+        changed = () if baseline is None else differences(baseline.fingerprint, candidate.fingerprint)
+        logs = (self._session.record(request.arm).log for request in self._arms_asked())
+        return replace(
+            verdict,
+            changed=changed,
+            logs=tuple(dict.fromkeys(log for log in logs if log)),
+            replay=replay_line(verdict.check, self._captures, self._rule(verdict.check, given)),
+        )
+
+    def _arms_asked(self) -> Sequence[CaptureRequest]:
+        return [request for role, request in self._requests.items() if role in ("baseline", "candidate")]
+
+    def _rule(self, check: str, given: Given) -> Sequence[str]:
+        """Return the options of `llmparity compare` that make the repeat follow the same rule."""
+        if not self._requests.keys() - {"baseline", "candidate"}:
+            return ()
+        levels = ["--alpha", repr(self._session.settings.alpha), "--checks", str(self._checks)]
+        return [*(["--margin", repr(given.margin)] if check in _WITH_MARGIN else []), *levels]
+
+    def _levels(self) -> Levels:
+        return Levels.for_gate(self._session.settings.alpha, self._checks)
+
+    @property
+    def _checks(self) -> int:
+        """Statistical checks that share the run's alpha."""
+        return max(1, self._session.plan.statistical_checks)
+
+
+def replay_line(check: str, captures: Mapping[str, Capture], rule: Sequence[str]) -> str:
+    """Return the command that repeats a check on its captures, without an engine."""
+    names = {role: CaptureStore.name_of(capture) for role, capture in captures.items()}
+    compared = [names.pop(role) for role in ("baseline", "candidate") if role in names]
+    others = [word for role, name in names.items() for word in (f"--{role}", name)]
+    return shlex.join(["llmparity", "compare", *compared, "--check", check, *others, *rule])

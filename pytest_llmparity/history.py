@@ -17,6 +17,7 @@ class Cost:
     weights: str
     ready_seconds: float
     position_seconds: float
+    profile: str = "strict"
 
 
 class History:
@@ -31,10 +32,13 @@ class History:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(cost)) + "\n")
 
-    def expected_seconds(self, kind: str, dtype: str, weights: str, positions: int) -> float | None:
-        """Return seconds for one start and `positions` positions, from the newest like run; None if there is none."""
-        like = [cost for cost in self._read() if (cost.kind, cost.dtype, cost.weights) == (kind, dtype, weights)]
-        return like[-1].ready_seconds + like[-1].position_seconds * positions if like else None
+    def expected_seconds(self, like: tuple[str, str, str, str], positions: int, starts: int = 1) -> float | None:
+        """Return seconds for `starts` starts and `positions` positions; None if nothing like it ran here.
+
+        `like` is (kind, dtype, weights digest, profile); the newest such run counts.
+        """
+        known = [cost for cost in self._read() if (cost.kind, cost.dtype, cost.weights, cost.profile) == like]
+        return known[-1].ready_seconds * starts + known[-1].position_seconds * positions if known else None
 
     def _read(self) -> Iterator[Cost]:
         if not self._path.is_file():

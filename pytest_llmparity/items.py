@@ -7,6 +7,11 @@ import pytest
 from .verdicts import Verdict
 
 VERDICTS = pytest.StashKey[list[Verdict]]()
+TIMER = pytest.StashKey[object]()
+"""What pytest-timeout was told to time an item with, while its timer runs; else None."""
+OPTIONAL = pytest.StashKey[bool]()
+"""Set on an item that was skipped because an engine or the run profile does not have what it checks."""
+XDIST_GROUP = "llm"
 GATE = "pytest_llmparity.gate"
 
 
@@ -19,4 +24,4 @@ def item_id(item: pytest.Function) -> str:
     """Return the id that reruns an item: dotted for the gate, wherever it is installed; else pytest's own."""
     if is_gate(item):
         return f"{item.module.__name__}::{item.name}"
-    return item.nodeid.removesuffix("@llm")  # xdist appends the name of the group
+    return item.nodeid.removesuffix(f"@{XDIST_GROUP}")  # xdist appends the name of the group

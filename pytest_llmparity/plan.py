@@ -1,7 +1,7 @@
 """The plan: which arm makes which captures, so that each arm starts once.
 
 Collected tests declare what they need before anything starts. A test names the checks it calls
-(`llm_pair.forced_kl()`); each check names the workloads both arms and the reference must have answered.
+(`llm_pair.forced_kl()`); each check names the captures it takes, and whose.
 """
 
 from __future__ import annotations
@@ -9,33 +9,104 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import CodeType
-from typing import Any
+from typing import Any, Literal
 
-from .arms import Arm
+from .arms import Arm, Profile
+
+REFERENCE = "reference"
+ROLLOUT = "rollout"
+Side = Literal["baseline", "candidate", "reference"]
 
 
 @dataclass(frozen=True)
-class Needs:
-    """Workloads by name that a check wants from each arm of a pair, and from the reference."""
+class Take:
+    """One capture that a check takes.
 
-    arms: tuple[str, ...] = ()
-    baseline: tuple[str, ...] = ()
-    reference: tuple[str, ...] = ()
-    statistical: bool = False
+    `role` is what it is for, and its option of `llmparity compare`. `of` is set for the reference's scores of an
+    arm's own tokens: whose. A `yardstick` says what honest rounding does; without a reference it is not taken.
+    """
+
+    role: str
+    side: Side
+    workload: str
+    profile: Profile = "strict"
+    of: Side | None = None
+    yardstick: bool = False
 
 
-PAIR_CHECKS: Mapping[str, Needs] = {
-    "prompt_ids": Needs(arms=("prompts",)),
-    "forced_kl": Needs(arms=("forced",), reference=("forced",), statistical=True),
-    "greedy": Needs(arms=("greedy",), baseline=("forced",), reference=("forced",), statistical=True),
-    "finish": Needs(arms=("greedy",)),
+@dataclass(frozen=True)
+class Check:
+    """What one check takes, the abilities it asks of an engine, and how many statistical verdicts it holds."""
+
+    takes: tuple[Take, ...]
+    statistical: int = 0
+    needs: tuple[str, ...] = ()
+
+
+_BASELINE_FORCED = Take("baseline-forced", "baseline", "forced", yardstick=True)
+_OWN_FORCED = Take("candidate-forced", "candidate", "forced", yardstick=True)
+_REFERENCE_FORCED = Take("reference", "reference", "forced")
+
+
+def _decoded(side: Side, decode: str, forced: str, reference: str) -> tuple[Take, ...]:
+    """Return what an arm decoded under load, its own scores of those tokens, and the reference's."""
+    return (
+        Take(decode, side, "rollout", "deployed"),
+        Take(forced, side, "rollout-forced", "deployed"),
+        Take(reference, "reference", "rollout-forced", of=side),
+    )
+
+
+def _alike(workload: str, *needs: str, probed: bool = False) -> Check:
+    """Return the check that one arm answers `greedy` alike when it is asked in another way."""
+    probe = (Take("again", "candidate", "greedy-again", "deployed"),) if probed else ()
+    ways = (Take("baseline", "candidate", "greedy", "deployed"), Take("candidate", "candidate", workload, "deployed"))
+    return Check((*ways, *probe, _OWN_FORCED, _REFERENCE_FORCED), statistical=1, needs=("generate", *needs))
+
+
+PAIR_CHECKS: Mapping[str, Check] = {
+    "prompt_ids": Check(
+        (Take("baseline", "baseline", "prompts"), Take("candidate", "candidate", "prompts")), needs=("tokenize",)
+    ),
+    "forced_kl": Check(
+        (Take("baseline", "baseline", "forced"), Take("candidate", "candidate", "forced"), _REFERENCE_FORCED),
+        statistical=1,
+        needs=("score",),
+    ),
+    "greedy": Check(
+        (
+            Take("baseline", "baseline", "greedy"),
+            Take("candidate", "candidate", "greedy"),
+            _BASELINE_FORCED,
+            _REFERENCE_FORCED,
+        ),
+        statistical=1,
+        needs=("generate",),
+    ),
+    "finish": Check(
+        (Take("baseline", "baseline", "greedy"), Take("candidate", "candidate", "greedy")), needs=("generate",)
+    ),
+    "rollout": Check(
+        (
+            *_decoded("baseline", "baseline", "baseline-forced", "reference"),
+            *_decoded("candidate", "candidate", "candidate-forced", "candidate-reference"),
+        ),
+        statistical=3,
+        needs=("generate", "score"),
+    ),
 }
-ENGINE_CHECKS: Mapping[str, Needs] = {
-    "prompt_ids": Needs(arms=("prompts",)),
-    "finish": Needs(arms=("greedy",)),
-    "texts": Needs(arms=("greedy",)),
+ENGINE_CHECKS: Mapping[str, Check] = {
+    "prompt_ids": Check((Take("candidate", "candidate", "prompts"),), needs=("tokenize",)),
+    "finish": Check((Take("candidate", "candidate", "greedy"),), needs=("generate",)),
+    "texts": Check((Take("candidate", "candidate", "greedy"),), needs=("generate",)),
+    "decode": Check(
+        _decoded("candidate", "candidate", "candidate-forced", "reference"), statistical=1, needs=("generate", "score")
+    ),
+    "batching": _alike("greedy-batched", "batch"),
+    "neighbours": _alike("greedy-neighbours", "batch"),
+    "streaming": _alike("greedy-streamed", "stream", probed=True),
+    "chat": _alike("greedy-chat", "chat", probed=True),
 }
-REFERENCE = "reference"
 
 
 def checks_called(function: Callable[..., Any], known: Iterable[str]) -> tuple[str, ...]:
@@ -54,11 +125,15 @@ def _names(code: CodeType) -> Iterable[str]:
 
 @dataclass(frozen=True)
 class CaptureRequest:
-    """One workload, by name, made of one prompt source (its digest), that one arm is to answer once."""
+    """One workload, by name, made of one prompt source (its digest), that one arm is to answer once.
+
+    `of` is the arm whose own tokens are scored, in a workload that is derived from its capture.
+    """
 
     arm: Arm
     source: str
     workload: str
+    of: Arm | None = None
 
 
 @dataclass

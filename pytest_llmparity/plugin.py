@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from .items import TIMER, XDIST_GROUP
 from .options import OPTIONS, OptionError, Settings, load_settings
 from .report.collect import RunReport
 
@@ -18,6 +19,7 @@ pytest_plugins = ("pytest_llmparity.fixtures",)
 SETTINGS = pytest.StashKey[Settings]()
 RUN = pytest.StashKey["Run | None"]()
 WRONG_USE = pytest.StashKey[pytest.UsageError]()
+_WRONG_USE_OF_WORKER = "llmparity_wrong_use"
 
 _MARKERS = (
     "llm: a test that uses an inference engine (set automatically)",
@@ -78,11 +80,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if run is not None:
             _require_one_process(config)
     except pytest.UsageError as error:
-        _put_off(config, error)
+        config.stash[WRONG_USE] = error  # for the end of the collection: raised now, it reads like a broken test file
         return
     if run is None:
         return
-    for name, cases in (("llm_pair", run.session.pairs), ("llm_engine", run.session.arms)):
+    for name, cases in (("llm_pair", run.session.roster.pairs), ("llm_engine", run.session.roster.arms)):
         if name in metafunc.fixturenames and cases:
             metafunc.parametrize(name, cases, ids=[case.id for case in cases], indirect=True)
 
@@ -90,17 +92,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def _require_one_process(config: pytest.Config) -> None:
     """Refuse to spread llm tests over xdist's workers: each would start the same engines."""
     if _is_worker(config) and not getattr(config.option, "loadgroup", False):
-        raise pytest.UsageError("llm tests share their engines: under xdist, run them with --dist loadgroup")
+        raise pytest.UsageError(
+            "llm tests share their engines: under xdist, run them with --dist loadgroup, or leave them out with "
+            "-m 'not llm'"
+        )
 
 
-def _put_off(config: pytest.Config, error: pytest.UsageError) -> None:
-    """Keep an error until the collection ends: raised before, it would read like a broken test file.
-
-    A worker of xdist has to say it at once; an error at the end of its collection would only be a crash.
-    """
-    if _is_worker(config):
-        raise pytest.Collector.CollectError(str(error)) from error
-    config.stash[WRONG_USE] = error
+def _require_one_group(items: list[pytest.Item]) -> None:
+    """Refuse groups of the user's own on llm tests: xdist would run those in another worker, with engines again."""
+    for item in items:
+        marks = item.iter_markers("xdist_group")
+        if {(*mark.args, *mark.kwargs.values()) for mark in marks} != {(XDIST_GROUP,)}:
+            raise pytest.UsageError(
+                f"llm tests share their engines, so they are one group under xdist: remove the mark xdist_group of "
+                f"{item.nodeid}"
+            )
 
 
 def _is_worker(config: pytest.Config) -> bool:
@@ -114,13 +120,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         names = getattr(item, "fixturenames", ())
         if uses_llm(names):
             item.add_marker("llm")
-            item.add_marker(pytest.mark.xdist_group("llm"))
+            item.add_marker(pytest.mark.xdist_group(XDIST_GROUP))
             if "llm_pair" in names:
                 item.add_marker("llm_parity")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Declare what the remaining tests need.
+    """Declare what the remaining tests need, before xdist's worker tells the controller which tests it has.
 
     Raises:
         pytest.UsageError: when engines or model are wrong and a test needs them, and for the gate without a pair.
@@ -128,15 +135,38 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     items = [item for item in session.items if uses_llm(getattr(item, "fixturenames", ()))]
     if not items:
         return
-    if WRONG_USE in session.config.stash:
-        raise session.config.stash[WRONG_USE]
-    run = llm_run(session.config)
-    if not _is_worker(session.config):  # there the gate's tests are skipped, which makes the run red
-        from .run import require_pairs_for_gate
+    try:
+        _declare(session.config, items)
+    except pytest.UsageError as error:
+        if not hasattr(session.config, "workeroutput"):
+            raise
+        session.config.workeroutput[_WRONG_USE_OF_WORKER] = str(error)  # raised here, it would be a worker's crash
+        session.items.clear()
 
-        require_pairs_for_gate(run, items)
+
+def _declare(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if WRONG_USE in config.stash:
+        raise config.stash[WRONG_USE]
+    from .run import require_pairs_for_gate
+
+    run = llm_run(config)
+    require_pairs_for_gate(run, items)
     if run is not None:
+        if _is_worker(config):
+            _require_one_group(items)
         run.declare(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """End the run of xdist's controller for the wrong use that a worker found.
+
+    Raises:
+        pytest.UsageError: with what the worker would have said.
+    """
+    wrong_use = getattr(node, "workeroutput", {}).get(_WRONG_USE_OF_WORKER)
+    if wrong_use is not None:
+        raise pytest.UsageError(wrong_use)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -150,19 +180,38 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     return True
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> None:
-    """Make the captures an item needs before its own clock runs: an engine's start is not the test's time."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Make the captures an item needs before its own clock runs: an engine's start is not the test's time.
+
+    The outermost wrapper, since pytest-timeout starts its timer in a wrapper.
+    """
     run = item.config.stash[RUN]
     if run is not None and uses_llm(getattr(item, "fixturenames", ())):
         run.capture_for(item)
+    return (yield)
 
 
-@pytest.hookimpl(wrapper=True)
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
+def pytest_timeout_set_timer(item: pytest.Item, settings: object) -> None:
+    """Note that pytest-timeout's timer of an item runs: captures that a fixture makes put it off."""
+    item.stash[TIMER] = settings
+
+
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
+def pytest_timeout_cancel_timer(item: pytest.Item) -> None:
+    """Note that no timer of this item runs any more."""
+    item.stash[TIMER] = None
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Let the recorded verdicts decide the outcome, and put them on the report, where they survive xdist."""
+    """Let the recorded verdicts decide the outcome, and put them on the report, where they survive xdist.
+
+    The innermost wrapper: what others make of an outcome (xfail, a rerun) is made of the verdicts' outcome.
+    """
     report = yield
     if uses_llm(getattr(item, "fixturenames", ())):
         from .report.outcome import apply_verdicts

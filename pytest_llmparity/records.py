@@ -15,6 +15,8 @@ class ArmRecord:
     arm: Arm
     starts: int = 0
     attached: int = 0
+    restarts: list[str] = field(default_factory=list)
+    """Why it was started again: what it said when it died under a request."""
     seconds: float = 0.0
     captured: list[str] = field(default_factory=list)
     from_store: list[str] = field(default_factory=list)
@@ -23,6 +25,8 @@ class ArmRecord:
     command: str = ""
     log: str = ""
     error: str = ""
+    lacking: str = ""
+    """What a server that we were attached to cannot do, and why."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry of this arm in report.json."""
@@ -34,6 +38,7 @@ class ArmRecord:
             "profile": self.arm.profile,
             "starts": self.starts,
             "attached": self.attached,
+            "restarts": self.restarts,
             "seconds": round(self.seconds, 1),
             "captured": self.captured,
             "from_store": self.from_store,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ import pytest
 
 from .arms import Arm, ArmPair
 from .engines.base import EngineError
-from .items import GATE, VERDICTS, is_gate, item_id
+from .items import GATE, TIMER, VERDICTS, is_gate, item_id
 from .options import Settings
-from .plan import ENGINE_CHECKS, PAIR_CHECKS, checks_called
+from .plan import ENGINE_CHECKS, PAIR_CHECKS, Check, checks_called
 from .report.collect import RunReport
 from .report.plan_text import plan_lines
-from .session import ParitySession
+from .session import NotApplicable, ParitySession
 from .verdicts import Verdict
 from .workloads.sources import PromptSource, shipped
 
@@ -49,7 +49,7 @@ class Run:
         """
         try:
             session = ParitySession(settings, cache_folder(), _sayer(config))
-            session.check_early()
+            session.roster.check_early()
         except (ValueError, EngineError) as error:
             raise pytest.UsageError(str(error)) from error
         return cls(config, session)
@@ -77,7 +77,8 @@ class Run:
             for other in self._items:
                 if _workload_fixture(other) is fixture:
                     self._declare_item(other, source)
-        self.require_captures(item, source)
+        with _off_the_clock(item):
+            self.require_captures(item, source)
 
     def require_captures(self, item: pytest.Function, source: PromptSource) -> None:
         """Make what an item declared.
@@ -85,13 +86,9 @@ class Run:
         Raises:
             ArmUnavailable: when an arm cannot be started or broke.
         """
-        pair, arm = _parameters(item)
-        if pair is not None:
-            for check in self._checks(item, PAIR_CHECKS):
-                self.session.capture_pair(pair, source, check)
-        if arm is not None:
-            for check in self._checks(item, ENGINE_CHECKS):
-                self.session.capture_arm(arm, source, check)
+        for check, candidate, baseline in self._asked(item):
+            if self.session.why_not(check, candidate, baseline) is None:
+                self.session.collect(check, source, candidate, baseline)
 
     def print_plan(self) -> None:
         """Print arms, starts, tokens, bytes, minutes and memory."""
@@ -104,7 +101,9 @@ class Run:
         name = item_id(item)
         tolerated = verdict.status == "undecided" and self.session.settings.undecided == "warn"
         verdict = verdict.with_context(id=name, rerun=self._rerun(name), tolerated=tolerated)
-        item.stash.setdefault(VERDICTS, []).append(verdict)
+        recorded = item.stash.setdefault(VERDICTS, [])
+        if verdict not in recorded:  # else a rerun of the test compared the same captures again
+            recorded.append(verdict)
         item.user_properties.append((f"llm_{verdict.check}", f"{verdict.status}: {verdict.why}"))
         return verdict
 
@@ -114,14 +113,24 @@ class Run:
         if isinstance(report, RunReport):
             report.take_session(self.session)
 
+    def why_not(self, item: pytest.Function) -> NotApplicable | None:
+        """Return why a check that an item calls cannot be made; None if all can."""
+        reasons = (self.session.why_not(check, candidate, baseline) for check, candidate, baseline in self._asked(item))
+        return next(filter(None, reasons), None)
+
     def _declare_item(self, item: pytest.Function, source: PromptSource) -> None:
+        for check, candidate, baseline in self._asked(item):
+            self.session.declare(check, source, candidate, baseline)
+
+    def _asked(self, item: pytest.Function) -> list[tuple[Check, Arm, Arm | None]]:
+        """Return the checks an item calls, each with its candidate and baseline."""
         pair, arm = _parameters(item)
+        asked: list[tuple[Check, Arm, Arm | None]] = []
         if pair is not None:
-            for check in self._checks(item, PAIR_CHECKS):
-                self.session.declare_pair(pair, source, check)
+            asked += [(PAIR_CHECKS[name], pair.candidate, pair.baseline) for name in self._checks(item, PAIR_CHECKS)]
         if arm is not None:
-            for check in self._checks(item, ENGINE_CHECKS):
-                self.session.declare_arm(arm, source, check)
+            asked += [(ENGINE_CHECKS[name], arm, None) for name in self._checks(item, ENGINE_CHECKS)]
+        return asked
 
     @staticmethod
     def _checks(item: pytest.Function, known: Iterable[str]) -> Sequence[str]:
@@ -147,9 +156,23 @@ def require_pairs_for_gate(run: Run | None, items: Iterable[pytest.Item]) -> Non
         raise pytest.UsageError(
             "the gate needs engines: give --llm-engines=hf,vllm (the first is the baseline) and --llm-model=PATH"
         )
-    if not run.session.pairs:
-        only = ", ".join(arm.id for arm in run.session.arms)
+    if not run.session.roster.pairs:
+        only = ", ".join(arm.id for arm in run.session.roster.arms)
         raise pytest.UsageError(f"the gate compares two engines, --llm-engines names one: {only}")
+
+
+@contextlib.contextmanager
+def _off_the_clock(item: pytest.Item) -> Generator[None, None, None]:
+    """Stop pytest-timeout's timer of an item if it runs, and give the item its whole time again afterwards."""
+    timer, hook = item.stash.get(TIMER, None), item.config.hook
+    if timer is None:
+        yield
+        return
+    hook.pytest_timeout_cancel_timer(item=item)
+    try:
+        yield
+    finally:
+        hook.pytest_timeout_set_timer(item=item, settings=timer)
 
 
 def _parameters(item: pytest.Function) -> tuple[ArmPair | None, Arm | None]:

@@ -6,45 +6,47 @@ asked for that the store does not hold; then the arm starts once and makes all i
 
 from __future__ import annotations
 
-import sys
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .arms import Arm, ArmPair, EngineSpec, Variant, make_arms, make_pairs, reference_arm, resolve_engine
+from .arms import REPLAY, Arm, in_profile
+from .captures.format import CaptureUnreadable
 from .captures.make import make_capture
 from .captures.model import Capture
 from .captures.store import CaptureStore
-from .demo_model import DemoModelFailed, demo_model_path, ensure_demo_model
+from .demo_model import DemoModelFailed
 from .durations import format_duration
-from .engines.base import EngineError, Interpreter
-from .engines.checkpoint import (
-    Checkpoint,
-    CheckpointError,
-    checkpoint_dtype,
-    read_checkpoint,
-    require_checkpoint_folder,
-)
-from .engines.environments import EnvironmentFailed, EnvironmentStore
+from .engines.base import AbilityMissing, EngineError
+from .engines.checkpoint import CheckpointError
+from .engines.environments import EnvironmentFailed
 from .engines.hf import HfClient
 from .engines.interpreters import InterpreterUnusable
 from .engines.kinds import KINDS
-from .engines.launch_key import LaunchKey, make_launch_key
-from .engines.lifecycle import InterpreterFinder, Lifecycle, RunningEngine
+from .engines.lifecycle import EngineEnded, Lifecycle, RunningEngine
 from .engines.process import EngineDied
 from .history import Cost, History
-from .options import DEMO, Settings
-from .plan import ENGINE_CHECKS, PAIR_CHECKS, REFERENCE, CaptureRequest, Plan
+from .options import Settings
+from .plan import REFERENCE, ROLLOUT, CaptureRequest, Check, Plan
 from .records import ArmRecord
+from .roster import Roster
 from .workloads.model import Workload
 from .workloads.prepare import PreparedWorkloads, Recipe, prepare
 from .workloads.sources import PromptSource, WorkloadInvalid
+from .workloads.variants import FORCED_ROLLOUT, forced_rollout
 
 _PROGRESS_SECONDS = 10.0
 
-SETUP_ERRORS = (EnvironmentFailed, DemoModelFailed, CheckpointError, InterpreterUnusable, WorkloadInvalid)
+SETUP_ERRORS = (
+    EnvironmentFailed,
+    DemoModelFailed,
+    CheckpointError,
+    InterpreterUnusable,
+    WorkloadInvalid,
+    CaptureUnreadable,
+)
 """What can go wrong before an engine is launched."""
 
 
@@ -52,8 +54,24 @@ class ArmUnavailable(EngineError):
     """An arm that could not be started or broke; every check that needs it gets this same error."""
 
 
+@dataclass(frozen=True)
+class NotApplicable:
+    """Why a check is skipped. One that was `required` makes the run red: the user relies on it."""
+
+    reason: str
+    required: bool
+
+
+_BASIC = frozenset({"tokenize", "score", "generate"})
+"""Abilities without which an engine cannot be judged at all."""
+
+
+class _EngineLost(Exception):
+    """An engine that died under a request for the first time; it may be started once more."""
+
+
 class ParitySession:
-    """Arms, plan, store and engines of one run. `say` takes one line of progress at a time."""
+    """Roster, plan, store and engines of one run. `say` takes one line of progress at a time."""
 
     def __init__(self, settings: Settings, cache: Path, say: Callable[[str], None]) -> None:
         self.settings = settings
@@ -62,38 +80,15 @@ class ParitySession:
         self.run = uuid.uuid4().hex[:12]
         self.store = CaptureStore(cache)
         self.plan = Plan()
-        environments = EnvironmentStore(cache / "envs", installer=settings.installer, progress=say)
-        self.finder = InterpreterFinder(environments, Path(sys.executable))
+        self.roster = Roster(settings, cache, say, self.run)
         self.lifecycle = Lifecycle(cache / "run", say)
-        self.engines = tuple(resolve_engine(entry, settings.tables, list(KINDS)) for entry in settings.engines)
-        self.variant = self._variant()
-        self.arms = make_arms(self.engines, self.variant)
-        self.pairs = make_pairs(self.arms, settings.baseline)
-        self.reference = reference_arm(self._reference_engine(), self.variant)
         self.history = History(cache / "history.jsonl")
         self.leaked: list[int] = []
         self._records: dict[str, ArmRecord] = {}
-        self._keys: dict[str, LaunchKey] = {}
         self._captures: dict[CaptureRequest, Capture] = {}
         self._broken: dict[str, ArmUnavailable] = {}
         self._prepared: dict[str, PreparedWorkloads] = {}
-        self._fresh_draws: dict[str, int] = {}
-        self._checkpoints: dict[Path, Checkpoint] = {}
-
-    def check_early(self) -> None:
-        """Check all that can be wrong without loading a model: kinds, model folders, named interpreters.
-
-        Raises:
-            ValueError, EngineError: with what was expected.
-        """
-        for engine in (*self.engines, self.reference.engine):
-            if engine.kind not in KINDS:
-                raise ValueError(f"engine {engine.name!r}: unknown kind {engine.kind!r}; known: {', '.join(KINDS)}")
-        for arm in self.arms:
-            if arm.model != demo_model_path(self.cache):
-                require_checkpoint_folder(arm.model)
-        for engine in self.engines:
-            self.finder.find(engine, create=False)
+        self._proved: dict[str, frozenset[str]] = {}
 
     @property
     def has_reference(self) -> bool:
@@ -106,71 +101,146 @@ class ParitySession:
 
     def records(self) -> list[ArmRecord]:
         """Return the records of the arms, in order, the reference's last."""
-        return [self._records[arm.id] for arm in (*self.arms, self.reference) if arm.id in self._records]
+        reference, *arms = self.roster.all
+        return [self._records[arm.id] for arm in (*arms, reference) if arm.id in self._records]
 
-    def declare_pair(self, pair: ArmPair, source: PromptSource, check: str) -> None:
-        """Declare what one check of a pair needs, so that each arm answers all it owes in one start."""
-        needs = PAIR_CHECKS[check]
-        requests = [self.request(arm, source, name) for arm in (pair.baseline, pair.candidate) for name in needs.arms]
-        if self.has_reference:
-            requests += [self.request(pair.baseline, source, name) for name in needs.baseline]
-            requests += [self.request(self.reference, source, name) for name in needs.reference]
-        self.plan.add(requests)
-        self.plan.statistical_checks += needs.statistical
+    def declare(self, check: Check, source: PromptSource, candidate: Arm, baseline: Arm | None = None) -> None:
+        """Declare what one check needs, so that each arm answers all it owes in one start."""
+        if self.why_not(check, candidate, baseline) is None:
+            self.plan.add(self.requests(check, source, candidate, baseline).values())
+            self.plan.statistical_checks += check.statistical
 
-    def declare_arm(self, arm: Arm, source: PromptSource, check: str) -> None:
-        """Declare what one check of a single arm needs."""
-        self.plan.add(self.request(arm, source, name) for name in ENGINE_CHECKS[check].arms)
+    def requests(
+        self, check: Check, source: PromptSource, candidate: Arm, baseline: Arm | None = None
+    ) -> dict[str, CaptureRequest]:
+        """Return what a check asks for, by role; without a reference, neither its captures nor the yardsticks."""
+        sides = {"baseline": baseline or candidate, "candidate": candidate}
+        found = {}
+        for take in check.takes:
+            if not self.has_reference and (take.yardstick or take.side == REFERENCE):
+                continue
+            arm = self.roster.reference if take.side == REFERENCE else in_profile(sides[take.side], take.profile)
+            of = None if take.of is None else in_profile(sides[take.of], "deployed")
+            found[take.role] = self.request(arm, source, take.workload, of)
+        return found
 
-    def request(self, arm: Arm, source: PromptSource, workload: str) -> CaptureRequest:
+    def request(self, arm: Arm, source: PromptSource, workload: str, of: Arm | None = None) -> CaptureRequest:
         """Return the request for a workload of an arm in this run's draw."""
-        return CaptureRequest(arm, source.digest, workload)
+        return CaptureRequest(arm, source.digest, workload, (of or arm) if workload == FORCED_ROLLOUT else None)
+
+    def why_not(self, check: Check, candidate: Arm, baseline: Arm | None = None) -> NotApplicable | None:
+        """Return why a check cannot be made: what an engine lacks, or the run profile leaves out; None if it can."""
+        deployed = any(take.profile == "deployed" for take in check.takes)
+        if deployed and not self._runs_deployed:
+            reason = f"run profile {self.settings.run_profile!r} leaves the deployed profile out; ci and release run it"
+            return NotApplicable(reason, required=False)
+        for arm in filter(None, (baseline, candidate)):
+            if (recorded := self.roster.recorded(arm)) is not None:
+                held = {capture.workload for capture in recorded.captures.values()}
+                absent = sorted({take.workload for take in check.takes if take.side != REFERENCE} - held)
+                if absent:
+                    reason = f"{arm.id}: {recorded.folder} holds no capture of {', '.join(absent)}"
+                    return NotApplicable(reason, required=not deployed)
+            elif lacking := [need for need in check.needs if need not in self.abilities(arm)]:
+                reason = f"{arm.id}: an engine of kind {arm.engine.kind!r} cannot {', '.join(lacking)}"
+                return NotApplicable(reason, required=bool(_BASIC.intersection(lacking)))
+        return None
+
+    @property
+    def _runs_deployed(self) -> bool:
+        if (recorded := self._recorded_workloads()) is not None:
+            return bool(recorded.rollout.prompts)
+        return self.settings.sizes.deployed
+
+    def abilities(self, arm: Arm) -> frozenset[str]:
+        """Return what an arm can do: as proved, for a server that we were attached to, else as its kind declares."""
+        return self._proved.get(arm.id, KINDS[arm.engine.kind].abilities)
 
     def recipe(self, source: PromptSource) -> Recipe:
         """Return how this run makes workloads of a source."""
-        return Recipe(source, self.settings.sizes, self.settings.top_k, rollouts=self.has_reference)
+        return Recipe(source, self.settings.sizes, self.settings.top_k, sampled=self.has_reference)
 
     def workloads(self, source: PromptSource) -> PreparedWorkloads:
         """Return the workloads of a source, prepared by the reference's worker if the store has none."""
         if source.digest not in self._prepared:
-            stored = self.store.get_prepared(self.key(self.reference), self.recipe(source))
-            self._prepared[source.digest] = stored or self._run_reference(source)
+            self._prepared[source.digest] = self._recorded_workloads() or self._stored_workloads(source)
+        if self._recorded_workloads() is not None and len(self._prepared) > 1:
+            raise WorkloadInvalid("a run with recorded captures has their prompts; tests on other prompts need engines")
         return self._prepared[source.digest]
 
-    def capture(self, arm: Arm, source: PromptSource, workload: str) -> Capture:
+    def _recorded_workloads(self) -> PreparedWorkloads | None:
+        """Return the workloads that recorded captures answer; None if this run has none.
+
+        Raises:
+            CaptureUnreadable: when two recordings answer different workloads.
+        """
+        recordings = [found for arm in self.roster.all if (found := self.roster.recorded(arm)) is not None]
+        if not recordings:
+            return None
+        first = recordings[0]
+        for other in recordings[1:]:
+            if other.workloads.digest != first.workloads.digest:
+                raise CaptureUnreadable(
+                    f"{first.folder} and {other.folder} answer different prompts, run profiles or top-k; capture both "
+                    "with the same model and options, in one `llmparity capture A B reference -o DIR`"
+                )
+        return first.workloads
+
+    def _stored_workloads(self, source: PromptSource) -> PreparedWorkloads:
+        stored = self.store.get_prepared(self.roster.key(self.roster.reference), self.recipe(source))
+        return stored or self._prepare(source)
+
+    def capture(self, arm: Arm, source: PromptSource, workload: str, of: Arm | None = None) -> Capture:
         """Return an arm's capture of a workload: from this run, from the store, or made now with all it owes.
+
+        `of` is the arm whose own tokens the reference is to score.
 
         Raises:
             ArmUnavailable: when the arm cannot be started or broke.
         """
-        request = self.request(arm, source, workload)
+        return self.capture_request(self.request(arm, source, workload, of), source)
+
+    def capture_request(self, request: CaptureRequest, source: PromptSource) -> Capture:
+        """Return the capture that answers a request; raises like `capture`."""
+        arm = request.arm
         self.plan.add([request])
         if request not in self._captures:
             if arm.id in self._broken:
                 raise self._broken[arm.id]
             try:
-                self._carry_out(arm, source)
+                self._carry_out(arm, source, derived=request.of not in (None, arm))
             except SETUP_ERRORS as error:
                 raise self._fail(arm, error) from error
+        if request not in self._captures:
+            raise self._why_missing(request)
         return self._captures[request]
 
-    def capture_pair(self, pair: ArmPair, source: PromptSource, check: str) -> None:
-        """Make all that one check of a pair needs, the reference's part first.
+    def _why_missing(self, request: CaptureRequest) -> EngineError:
+        """Return why a request was left unanswered although nothing is wrong with its own arm."""
+        arm, name = request.arm, request.workload
+        if request.of is not None and request.of.id in self._broken:
+            return self._broken[request.of.id]
+        if (recorded := self.roster.recorded(arm)) is not None:
+            return ArmUnavailable(f"{arm.id}: {recorded.folder} holds no capture of {name!r} for these prompts")
+        return AbilityMissing(f"{arm.id}: the server at this URL cannot answer {name!r}: {self.record(arm).lacking}")
+
+    def collect(
+        self, check: Check, source: PromptSource, candidate: Arm, baseline: Arm | None = None
+    ) -> dict[str, Capture]:
+        """Return the captures that a check takes, by role, made now as far as they are missing.
 
         Raises:
             ArmUnavailable: when an arm cannot be started or broke.
         """
-        needs = PAIR_CHECKS[check]
-        for name in needs.reference if self.has_reference else ():
-            self.capture(self.reference, source, name)
-        for arm in (pair.baseline, pair.candidate):
-            for name in needs.arms:
-                self.capture(arm, source, name)
+        requests = self.requests(check, source, candidate, baseline)
+        return {role: self.capture_request(request, source) for role, request in requests.items()}
 
-    def capture_arm(self, arm: Arm, source: PromptSource, check: str) -> None:
-        """Make all that one check of a single arm needs; raises like `capture_pair`."""
-        for name in ENGINE_CHECKS[check].arms:
-            self.capture(arm, source, name)
+    def workload(self, request: CaptureRequest, source: PromptSource) -> Workload:
+        """Return the workload a request means; one that is derived needs the capture it is made of."""
+        prepared = self.workloads(source)
+        if request.of is None:
+            return prepared.named(request.workload)
+        return forced_rollout(prepared.rollout, self.capture(request.of, source, ROLLOUT))
 
     def forced_ids(self) -> tuple[int, int] | None:
         """Return (distinct token ids forced in this run, size of the vocabulary); None if nothing was prepared."""
@@ -180,82 +250,70 @@ class ParitySession:
         forced = {token for each in prepared for prompt in each.forced.prompts for token in prompt.ids}
         return len(forced), len(prepared[0].vocabulary.pieces)
 
-    def key(self, arm: Arm) -> LaunchKey:
-        """Return an arm's launch key; makes its managed environment and the demo model if they are missing."""
-        if arm.id not in self._keys:
-            interpreter = self._interpreter(arm)
-            checkpoint = self.checkpoint(arm)
-            self._keys[arm.id] = make_launch_key(arm, KINDS[arm.engine.kind], interpreter, checkpoint)
-        return self._keys[arm.id]
-
-    def checkpoint(self, arm: Arm) -> Checkpoint:
-        """Return the checkpoint an arm loads, made first if it is the demo model."""
-        path = arm.model
-        if path not in self._checkpoints:
-            if path == demo_model_path(self.cache) and not path.is_dir():
-                python = self._interpreter(self.reference).python
-                ensure_demo_model(self.cache, python, self.say)
-            self._checkpoints[path] = read_checkpoint(path, self.cache / "weights-digests.json")
-        return self._checkpoints[path]
-
-    def is_set_up(self, arm: Arm) -> bool:
-        """Say whether the arm's interpreter, the reference's and the checkpoint are there already."""
-        engines = (arm.engine, self.reference.engine)
-        return arm.model.is_dir() and all(self.finder.find(engine, create=False) for engine in engines)
-
-    def _variant(self) -> Variant:
-        model = self.settings.model
-        if model is None:
-            raise ValueError(
-                "no model: give --llm-model=PATH (a checkpoint folder), or --llm-model=demo for the 135M demo model"
-            )
-        path = demo_model_path(self.cache) if model == DEMO else Path(model).expanduser().absolute()
-        dtype = self.settings.dtype or ("bfloat16" if model == DEMO else checkpoint_dtype(path))
-        return Variant("base", path, dtype)
-
-    def _reference_engine(self) -> EngineSpec:
-        """Return the hf engine of this run, without its arguments; else the table `hf`; else the default."""
-        candidates = [engine for engine in (*self.engines, *self.settings.tables.values()) if engine.kind == "hf"]
-        chosen = candidates[0] if candidates else EngineSpec("hf", "hf")
-        args = () if self.has_reference else ("--tokenizer-only",)
-        return replace(chosen, args=args)
-
-    def _interpreter(self, arm: Arm) -> Interpreter:
-        found = self.finder.find(arm.engine, create=True)
-        assert found is not None
-        return found
-
     def stored(self, request: CaptureRequest, workload: Workload) -> Capture | None:
         """Return the capture the store holds for a request, or None."""
-        return self.store.get(self.key(request.arm), workload, self._draw(request.arm))
+        arm = request.arm
+        if (recorded := self.roster.recorded(arm)) is not None:
+            return recorded.captures.get(workload.digest)
+        return self.store.get(self.roster.key(arm), workload, self._draw(arm))
 
     def _draw(self, arm: Arm) -> int:
-        """Return the draw of an arm; arms with one launch key (A/A twins, fp32 `hf` and the reference) share none."""
-        digest = self.key(arm).digest
-        before = [self.reference, *self.arms][: [self.reference, *self.arms].index(arm)]
-        twins = sum(self.is_set_up(other) and self.key(other).digest == digest for other in before)
-        if not self.settings.fresh:
-            return twins
-        if digest not in self._fresh_draws:
-            self._fresh_draws[digest] = self.store.next_draw(self.key(arm))
-        return self._fresh_draws[digest] + twins
+        return self.roster.draw(arm, self.store.next_draw)
 
-    def _carry_out(self, arm: Arm, source: PromptSource) -> None:
-        """Answer everything planned for an arm: from the store, and the rest in one start."""
-        prepared = self.workloads(source)
-        missing = []
-        for request in self.plan.of(arm, source.digest):
-            if request in self._captures:
-                continue
-            stored = None if self.settings.fresh else self.stored(request, prepared.named(request.workload))
-            if stored is None:
-                missing.append(request)
-            else:
-                self._take_stored(request, stored)
-        if missing:
-            with _EngineInUse(self, arm) as engine:
-                made = [self._make(engine, request, prepared.named(request.workload)) for request in missing]
-                self._remember_cost(engine, made)
+    def _carry_out(self, arm: Arm, source: PromptSource, *, derived: bool) -> None:
+        """Answer everything planned for an arm: from the store, and the rest in one start.
+
+        With `derived`, what it owes to other arms' captures too; these arms are asked first.
+        """
+        self.workloads(source)
+        planned = [request for request in self.plan.of(arm, source.digest) if request not in self._captures]
+        due = [request for request in planned if request.of is None]
+        due += [request for request in planned if request.of == arm]
+        if derived:
+            others = [request for request in planned if request.of not in (None, arm)]
+            due += [request for request in others if self._has_parent(request, source)]
+        missing = [request for request in due if not self._taken_from_store(request, source)]
+        while missing and arm.engine.kind != REPLAY:
+            try:
+                self._answer(arm, missing, source)
+            except _EngineLost as error:
+                self._note_restart(arm, error)
+
+    def _has_parent(self, request: CaptureRequest, source: PromptSource) -> bool:
+        """Make the capture that another arm's request is derived from; False where that arm is broken."""
+        assert request.of is not None
+        try:
+            self.capture(request.of, source, ROLLOUT)
+        except ArmUnavailable:
+            return False
+        return True
+
+    def _taken_from_store(self, request: CaptureRequest, source: PromptSource) -> bool:
+        own_parent = self.request(request.arm, source, ROLLOUT)
+        fresh = self.settings.fresh and request.arm.engine.kind != REPLAY
+        if fresh or (request.of == request.arm and own_parent not in self._captures):
+            return False
+        stored = self.stored(request, self.workload(request, source))
+        if stored is not None:
+            self._take_stored(request, stored)
+        return stored is not None
+
+    def _answer(self, arm: Arm, missing: list[CaptureRequest], source: PromptSource) -> None:
+        """Start an arm and make what is missing, taking each request off the list when it is answered."""
+        with _EngineInUse(self, arm) as engine:
+            made = []
+            while missing:
+                workload = self.workload(missing[0], source)
+                if workload.asks_for in self.abilities(arm):
+                    made.append(self._make(engine, missing[0], workload))
+                missing.pop(0)
+            self._remember_cost(engine, made)
+
+    def _note_restart(self, arm: Arm, error: Exception) -> None:
+        record = self.record(arm)
+        record.restarts.append(str(error))
+        self.say(f"{error}")
+        self.say(f"{arm.id}: starting it again, once")
 
     def _take_stored(self, request: CaptureRequest, stored: Capture) -> None:
         # The store knows launch keys, not names: the same arm may have been called otherwise when it was captured.
@@ -266,7 +324,7 @@ class ParitySession:
         record.fingerprint = record.fingerprint or dict(stored.fingerprint)
 
     def _make(self, engine: RunningEngine, request: CaptureRequest, workload: Workload) -> Capture:
-        arm, key = request.arm, self.key(request.arm)
+        arm, key = request.arm, self.roster.key(request.arm)
         self.lifecycle.touch(engine)
         counter = _Progress(f"{arm.id}: {workload.name}", self.say)
         capture = make_capture(
@@ -285,30 +343,38 @@ class ParitySession:
         self.say(f"{arm.id}: {workload.name}: {len(capture)} prompts{positions} in {format_duration(capture.seconds)}")
         return capture
 
+    def _prepare(self, source: PromptSource) -> PreparedWorkloads:
+        try:
+            return self._run_reference(source)
+        except _EngineLost as error:
+            self._note_restart(self.roster.reference, error)
+            return self._run_reference(source)
+
     def _run_reference(self, source: PromptSource) -> PreparedWorkloads:
         """Start the reference once: prepare the workloads, and make its own captures that are planned."""
         if REFERENCE in self._broken:
             raise self._broken[REFERENCE]
-        key, recipe = self.key(self.reference), self.recipe(source)
-        with _EngineInUse(self, self.reference) as engine:
+        key, recipe = self.roster.key(self.roster.reference), self.recipe(source)
+        with _EngineInUse(self, self.roster.reference) as engine:
             assert isinstance(engine.client, HfClient)
             prepared = prepare(recipe, engine.client, lambda line: self.say(f"{REFERENCE}: {line}"))
             self.store.put_prepared(key, recipe, prepared)
-            planned = self.plan.of(self.reference, source.digest)
-            made = [self._make(engine, request, prepared.named(request.workload)) for request in planned]
+            planned = self.plan.of(self.roster.reference, source.digest)
+            due = [request for request in planned if request.of is None and request not in self._captures]
+            made = [self._make(engine, request, prepared.named(request.workload)) for request in due]
             self._remember_cost(engine, made)
         return prepared
 
     def _start(self, arm: Arm) -> RunningEngine:
         record = self.record(arm)
         proved_top_k = self.settings.top_k if arm.id != REFERENCE or self.has_reference else None
-        engine = self.lifecycle.start(arm, self._interpreter(arm), self.key(arm), proved_top_k)
+        engine = self.lifecycle.start(arm, self.roster.interpreter(arm), self.roster.key(arm), proved_top_k)
         record.starts += engine.started_here
         record.attached += not engine.started_here
         record.version = engine.version
         record.command = engine.command
         record.log = str(engine.log or "")
-        record.fingerprint = engine.fingerprint(self.key(arm))
+        record.fingerprint = engine.fingerprint(self.roster.key(arm))
         return engine
 
     def _remember_cost(self, engine: RunningEngine, made: Sequence[Capture]) -> None:
@@ -316,13 +382,13 @@ class ParitySession:
         positions = sum(capture.tokens for capture in made if capture.kind != "tokenize")
         if engine.started_here and positions:
             arm, each = engine.arm, sum(capture.seconds for capture in made) / positions
-            weights = self.checkpoint(arm).weights
-            self.history.add(Cost(arm.engine.kind, arm.variant.dtype, weights, round(engine.seconds, 2), each))
+            weights, seconds = self.roster.checkpoint(arm).weights, round(engine.seconds, 2)
+            self.history.add(Cost(arm.engine.kind, arm.variant.dtype, weights, seconds, each, arm.profile))
 
     def _finish(self, engine: RunningEngine) -> None:
         if self.settings.keep is not None and engine.arm.id != REFERENCE:
             try:
-                self.lifecycle.keep(engine, self.key(engine.arm), self.settings.keep)
+                self.lifecycle.keep(engine, self.roster.key(engine.arm), self.settings.keep)
             except (EngineDied, ValueError) as error:
                 self.say(f"{engine.arm.id}: not left warm: {error}")
             else:
@@ -359,6 +425,8 @@ class _EngineInUse:
         if isinstance(error, EngineError):
             explained = self._session.lifecycle.explain(self._engine, error)
             self._stop()
+            if isinstance(explained, EngineEnded) and not self._session.record(self._arm).restarts:
+                raise _EngineLost(str(explained)) from error
             raise self._session._fail(self._arm, explained) from error
         self._stop()
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
+from functools import partial
 from typing import Any
 
 from ..engines.base import EngineClient, Reply
-from ..workloads.model import Prompt, Workload
+from ..workloads.model import Prompt, Stage, Workload
 from .model import Capture, join
 
 Progress = Callable[[int, int], None]
+
+# Requests of a batch are sent this far apart, so that they arrive in the workload's order.
+_APART_SECONDS = 0.002
 
 
 def make_capture(
@@ -24,19 +29,18 @@ def make_capture(
     fingerprint: Mapping[str, Any],
     progress: Progress,
 ) -> Capture:
-    """Send every prompt, one at a time and in order, and return the capture.
+    """Send every prompt in order, as many at a time as the workload's stages say, and return the capture.
 
-    One at a time is part of the `strict` profile: a batch of another size changes the numbers. `progress` is
-    told (prompts done, prompts in all).
+    `progress` is told (prompts done, prompts in all).
     """
     began, created = time.monotonic(), datetime.now(timezone.utc)
-    answers, rows = [], []
-    for done, prompt in enumerate(workload.prompts):
-        progress(done, len(workload.prompts))
-        answer, scored = _ask(client, workload, prompt)
-        answers.append(answer)
-        rows.append(scored)
-    offsets, arrays = join(rows)
+    replies: list[Reply] = []
+    for stage in workload.stages or (Stage(len(workload.prompts), 1),):
+        prompts = workload.prompts[len(replies) : len(replies) + stage.prompts]
+        for reply in _replies(client, workload, prompts, stage.in_flight):
+            progress(len(replies), len(workload.prompts))
+            replies.append(reply)
+    offsets, arrays = join([scored for _, scored in replies])
     return Capture(
         arm=arm,
         workload=workload.name,
@@ -46,11 +50,35 @@ def make_capture(
         created=created.isoformat(timespec="seconds"),
         seconds=round(time.monotonic() - began, 3),
         fingerprint=fingerprint,
-        answers=tuple(answers),
+        answers=tuple(answer for answer, _ in replies),
         offsets=offsets,
         arrays=arrays,
         run=run,
     )
+
+
+def _replies(
+    client: EngineClient, workload: Workload, prompts: Sequence[Prompt], in_flight: int
+) -> Iterator[Reply]:
+    """Yield the replies in the order of the prompts, of which at most `in_flight` are unanswered at a time.
+
+    The first request that fails ends it; requests that were not sent yet are not sent any more.
+    """
+    ask = partial(_ask, client, workload)
+    if in_flight == 1:
+        yield from map(ask, prompts)
+        return
+    pool = ThreadPoolExecutor(in_flight, thread_name_prefix="llmparity-request")
+    try:
+        pending = []
+        for prompt in prompts:
+            pending.append(pool.submit(ask, prompt))
+            time.sleep(_APART_SECONDS)
+        for future in pending:
+            yield future.result()
+    finally:
+        # Not waited for: after Ctrl-C or a failure, requests that hang end when their engine is stopped.
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _ask(client: EngineClient, workload: Workload, prompt: Prompt) -> Reply:
@@ -58,4 +86,5 @@ def _ask(client: EngineClient, workload: Workload, prompt: Prompt) -> Reply:
         return client.tokenize(prompt)
     if workload.kind == "score":
         return client.score(prompt, workload.top_k)
-    return client.generate(prompt, workload.top_k)
+    generate = {"ids": client.generate, "stream": client.stream, "chat": client.chat}[workload.manner]
+    return generate(prompt, workload.top_k)

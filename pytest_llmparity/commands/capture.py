@@ -70,7 +70,7 @@ def _capture(session: ParitySession, arm: Arm, source: PromptSource, names: Sequ
     session.plan.add(session.request(arm, source, name) for name in names)
     if session.has_reference and "forced" in names:
         # If the reference has to start to prepare the workloads, it makes the capture that the comparison needs.
-        session.plan.add([session.request(session.reference, source, "forced")])
+        session.plan.add([session.request(session.roster.reference, source, "forced")])
     return [session.capture(arm, source, name) for name in dict.fromkeys(names)]
 
 
@@ -79,7 +79,7 @@ def _listing(session: ParitySession, arm: Arm, source: PromptSource, captures: S
     prepared, record = session.workloads(source), session.record(arm)
     for capture in captures:
         origin = "from the store" if capture.workload in record.from_store else "captured now"
-        path = session.store.path(session.key(arm), prepared.named(capture.workload), capture.draw)
+        path = session.store.path(session.roster.key(arm), prepared.named(capture.workload), capture.draw)
         rows.append((arm.id, capture.workload, origin, CaptureStore.name_of(capture), str(path)))
     return columns(rows)
 
@@ -88,7 +88,7 @@ def _require_own_folder(session: ParitySession, arm: Arm, folder: Path, names: S
     """Check that nothing of another arm would be overwritten."""
     for name in names:
         path = folder / f"{name}.npz"
-        if path.exists() and (other := read_capture(path)).fingerprint.get("launch_key") != session.key(arm).digest:
+        if path.exists() and (other := read_capture(path)).fingerprint.get("launch_key") != session.roster.key(arm).digest:
             raise OptionError(f"{path} is a capture of another arm ({other.arm}); give a folder of its own with -o")
 
 

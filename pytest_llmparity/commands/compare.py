@@ -1,4 +1,4 @@
-"""`llmparity compare`: the checks of the plugin on two captures, without an engine."""
+"""`llmparity compare`: the checks of the plugin on captures, without an engine."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ..captures.fingerprint import differences
 from ..captures.model import Capture
 from ..captures.store import CaptureStore
 from ..options import OptionError, Settings
+from ..plan import ENGINE_CHECKS, PAIR_CHECKS, REFERENCE, Check
 from ..run import cache_folder
 from ..verdicts import Status, Verdict
 from .command import Command, emit
@@ -18,43 +19,47 @@ from .inputs import Inputs
 from .settings import add_options, read_settings
 
 EXIT_CODES: Mapping[Status, int] = {"pass": 0, "fail": 1, "undecided": 2}
-_CHECKS: Mapping[str, tuple[str, ...]] = {
+_OF_ONE_ARM = ("decode", "batching", "neighbours", "streaming", "chat")
+_CHECKS: Mapping[str, Check] = {**PAIR_CHECKS, **{name: ENGINE_CHECKS[name] for name in _OF_ONE_ARM}}
+_USUAL: Mapping[str, tuple[str, ...]] = {
     "tokenize": ("prompt_ids",),
     "score": ("forced_kl",),
     "generate": ("greedy", "finish"),
 }
-"""The checks that a kind of capture is for."""
-_WITH_REFERENCE = {"forced_kl", "greedy"}
+"""The checks that are made when none is named, by the kind of capture."""
+_ROLES: Mapping[str, str] = {
+    "reference": "the fp32 reference's capture of `forced`, or of the baseline's own tokens for a rollout; without it "
+    "only identity passes statistical checks",
+    "baseline-forced": "the baseline's capture of `forced` (with --reference it says which greedy divergences are "
+    "ties), or its scores of its own tokens for a rollout",
+    "candidate-forced": "the same of the candidate",
+    "candidate-reference": "rollout: the fp32 reference's scores of the candidate's own tokens",
+    "again": "streaming, chat: the first capture made once more, to see whether this engine repeats itself",
+}
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("baseline", metavar="BASELINE", help="capture that is trusted: a file, or a store name")
-    parser.add_argument("candidate", metavar="CANDIDATE", help="capture in question: a file, or a store name")
     parser.add_argument(
-        "--reference",
-        metavar="CAPTURE",
-        help="the fp32 reference's capture of `forced`; without it only identity passes forced_kl and greedy",
-    )
-    parser.add_argument(
-        "--baseline-forced",
-        metavar="CAPTURE",
-        help="the baseline's capture of `forced`; with --reference it says which greedy divergences are ties",
+        "candidate", metavar="CANDIDATE", nargs="?", help="capture in question; `decode` takes this one alone"
     )
     parser.add_argument(
         "--check",
         action="append",
-        choices=[check for checks in _CHECKS.values() for check in checks],
+        choices=list(_CHECKS),
         help="the check to make, repeatable (default: those for this kind of capture)",
     )
+    for role, text in _ROLES.items():
+        parser.add_argument(f"--{role}", metavar="CAPTURE", help=text)
     parser.add_argument(
-        "--prompt", metavar="ID", help="compare this prompt alone; too little for forced_kl to pass or fail"
+        "--prompt", metavar="ID", help="compare this prompt alone; too little for a statistical check to pass or fail"
     )
     parser.add_argument(
         "--margin",
         type=_margin,
         metavar="M",
-        help="forced_kl: how much worse than the baseline is allowed, relative to the floor (default: the project's "
-        "margin, else 0.25, that of another engine)",
+        help="how much worse than the baseline is allowed, relative to the floor (default: the project's margin, else "
+        "0.25, that of another engine; for `decode` 0.10)",
     )
     add_options(parser, "alpha")
     parser.add_argument(
@@ -83,62 +88,95 @@ def _at_least_one(text: str) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     settings = read_settings({"alpha": arguments.alpha})
     inputs = Inputs(CaptureStore(cache_folder()))
-    baseline, candidate = inputs.read(arguments.baseline), inputs.read(arguments.candidate)
-    checks = _checks(arguments, candidate)
-    verdicts = _verdicts(arguments, settings, inputs, baseline, candidate, checks)
-    changed = differences(baseline.fingerprint, candidate.fingerprint)
+    captures = _captures(arguments, inputs)
+    checks = _checks(arguments, captures)
+    verdicts = _verdicts(arguments, settings, inputs, captures, checks)
+    changed = _changed(captures)
     _print([verdict.with_context(changed=changed) for verdict in verdicts], as_json=arguments.json)
     return EXIT_CODES[_worst(verdicts)]
 
 
-def _checks(arguments: argparse.Namespace, candidate: Capture) -> Sequence[str]:
-    fitting = _CHECKS[candidate.kind]
-    checks: Sequence[str] = arguments.check or fitting
+def _captures(arguments: argparse.Namespace, inputs: Inputs) -> dict[str, Capture]:
+    """Read the captures that were named, by role; one alone is the candidate."""
+    given = {role: getattr(arguments, role.replace("-", "_")) for role in ("baseline", "candidate", *_ROLES)}
+    if given["candidate"] is None:
+        given["candidate"] = given.pop("baseline")
+    return {role: inputs.read(name) for role, name in given.items() if name is not None}
+
+
+def _changed(captures: Mapping[str, Capture]) -> tuple[str, ...]:
+    if "baseline" not in captures:
+        return ()
+    return differences(captures["baseline"].fingerprint, captures["candidate"].fingerprint)
+
+
+def _checks(arguments: argparse.Namespace, captures: Mapping[str, Capture]) -> Sequence[str]:
+    """Return the checks to make.
+
+    Raises:
+        OptionError: for a check that does not fit the captures, or a capture that no check takes.
+    """
+    checks: Sequence[str] = arguments.check or _USUAL[captures["candidate"].kind]
     for check in checks:
-        if check not in fitting:
-            raise OptionError(
-                f"--check {check}: not for captures of {candidate.workload!r} (kind {candidate.kind}); these are "
-                f"compared by {' and '.join(fitting)}"
-            )
-    if arguments.reference is not None and not _WITH_REFERENCE.intersection(checks):
-        raise OptionError(f"--reference is of no use to {' and '.join(checks)}; leave it out")
-    if "greedy" not in checks:
-        if arguments.baseline_forced is not None:
-            raise OptionError("--baseline-forced is for the check greedy; leave it out")
-    elif (arguments.reference is None) != (arguments.baseline_forced is None):
-        raise OptionError("greedy text: --reference and --baseline-forced tell ties only together; give both")
+        _require_fitting(check, captures)
+    useful = {take.role for check in checks for take in _CHECKS[check].takes}
+    for role in captures:
+        if role not in useful:
+            named = "BASELINE" if role == "baseline" else f"--{role}"
+            raise OptionError(f"{named} is of no use to {' and '.join(checks)}; leave it out")
     return checks
+
+
+def _require_fitting(check: str, captures: Mapping[str, Capture]) -> None:
+    takes, candidate = _CHECKS[check].takes, captures["candidate"]
+    kind = next(_kind(take.workload) for take in takes if take.role == "candidate")
+    if kind != candidate.kind:
+        fitting = " and ".join(_USUAL[candidate.kind])
+        raise OptionError(
+            f"--check {check}: not for captures of {candidate.workload!r} (kind {candidate.kind}); these are compared "
+            f"by {fitting}"
+        )
+    by_reference = [take.role for take in takes if take.yardstick or take.side == REFERENCE]
+    missing = [take.role for take in takes if take.role not in by_reference and take.role not in captures]
+    if missing:
+        options = " and ".join("BASELINE and CANDIDATE" if role == "baseline" else f"--{role}" for role in missing)
+        raise OptionError(f"--check {check}: give {options}")
+    given = [role for role in by_reference if role in captures]
+    if given and len(given) < len(by_reference):
+        options = " and ".join(f"--{role}" for role in by_reference)
+        raise OptionError(f"--check {check}: {options} say something only together; give both or none")
+
+
+def _kind(workload: str) -> str:
+    return {"prompts": "tokenize", "forced": "score"}.get(workload, "generate")
 
 
 def _verdicts(
     arguments: argparse.Namespace,
     settings: Settings,
     inputs: Inputs,
-    baseline: Capture,
-    candidate: Capture,
+    captures: Mapping[str, Capture],
     checks: Sequence[str],
 ) -> list[Verdict]:
     # Here and not above: they bring SciPy, a second that the other subcommands need not wait for.
-    from ..handles import OTHER_ENGINE
+    from ..comparison import ENGINES, PAIRS, Given, of_one_prompt
+    from ..handles import OTHER_ENGINE, SAME_BUILD
     from ..stats.kernel import Levels
-    from .comparison import COMPARED, Comparison, of_one_prompt
 
-    reference = None if arguments.reference is None else inputs.read(arguments.reference)
-    baseline_forced = None if arguments.baseline_forced is None else inputs.read(arguments.baseline_forced)
-    workload, vocabulary = inputs.workload(candidate)
-    whole = Comparison(
-        workload,
-        vocabulary,
-        baseline,
-        candidate,
-        reference,
-        baseline_forced,
-        forced=None if baseline_forced is None else inputs.workload(baseline_forced)[0],
-        margin=next((m for m in (arguments.margin, settings.margin) if m is not None), OTHER_ENGINE),
+    found = {role: inputs.workload(capture, list(captures.values())) for role, capture in captures.items()}
+    usual = SAME_BUILD if "decode" in checks else OTHER_ENGINE
+    whole = Given(
+        captures,
+        {role: workload for role, (workload, _) in found.items()},
+        found["candidate"][1],
+        margin=next((m for m in (arguments.margin, settings.margin) if m is not None), usual),
         levels=Levels.for_gate(settings.alpha, arguments.checks),
     )
-    compared = whole if arguments.prompt is None else of_one_prompt(whole, arguments.prompt)
-    return [COMPARED[check](compared) for check in checks]
+    try:
+        given = whole if arguments.prompt is None else of_one_prompt(whole, arguments.prompt)
+    except KeyError as error:
+        raise OptionError(f"--prompt: {error.args[0]}; `llmparity show CAPTURE` lists the prompts") from error
+    return [{**ENGINES, **PAIRS}[check](given) for check in checks]
 
 
 def _worst(verdicts: Sequence[Verdict]) -> Status:
@@ -156,7 +194,7 @@ def _print(verdicts: Sequence[Verdict], *, as_json: bool) -> None:
 
 COMPARE = Command(
     "compare",
-    "compare two captures; exits 0 pass, 1 fail, 2 undecided",
+    "compare captures; exits 0 pass, 1 fail, 2 undecided",
     "llmparity compare old/forced.npz new/forced.npz --reference fp32/forced.npz --margin 0.2",
     _configure,
     _run,

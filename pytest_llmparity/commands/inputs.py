@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..captures.format import read_capture
@@ -11,6 +11,7 @@ from ..captures.model import Capture
 from ..captures.store import CaptureStore
 from ..workloads.model import Workload
 from ..workloads.prepare import PreparedWorkloads
+from ..workloads.variants import forced_rollout
 from ..workloads.vocabulary import Vocabulary
 
 WORKLOADS_FILE = "workloads.json"
@@ -39,15 +40,19 @@ class Inputs:
         self._folders[path.parent] = None
         return read_capture(path)
 
-    def workload(self, capture: Capture) -> tuple[Workload, Vocabulary]:
+    def workload(self, capture: Capture, others: Sequence[Capture] = ()) -> tuple[Workload, Vocabulary]:
         """Return the workload that a capture answers, found by its digest, and the text of its tokens.
+
+        Scores of what an arm generated answer a workload that is made of one of the `others`.
 
         Raises:
             WorkloadMissing: naming where it was looked for.
         """
         for prepared in self._prepared():
-            for workload in (prepared.prompts, prepared.forced, prepared.greedy):
-                if workload.digest == capture.workload_digest:
+            if (workload := prepared.find(capture.workload_digest)) is not None:
+                return workload, prepared.vocabulary
+            for rollout in others:
+                if (workload := _derived(prepared, rollout, capture)) is not None:
                     return workload, prepared.vocabulary
         files = ", ".join(str(folder / WORKLOADS_FILE) for folder in self._folders)
         raise WorkloadMissing(
@@ -64,6 +69,13 @@ class Inputs:
             if path in self._beside:
                 yield self._beside[path]
         yield from self._store.all_prepared()
+
+
+def _derived(prepared: PreparedWorkloads, rollout: Capture, capture: Capture) -> Workload | None:
+    if rollout.workload_digest != prepared.rollout.digest:
+        return None
+    workload = forced_rollout(prepared.rollout, rollout)
+    return workload if workload.digest == capture.workload_digest else None
 
 
 def _read_workloads(path: Path) -> PreparedWorkloads:

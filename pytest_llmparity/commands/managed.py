@@ -68,7 +68,7 @@ def _configure_demo(parser: argparse.ArgumentParser) -> None:
 def _demo(arguments: argparse.Namespace) -> int:
     settings = read_settings({**vars(arguments), "model": DEMO})
     session = ParitySession(settings, cache_folder(), say)
-    emit(str(session.checkpoint(session.reference).path))
+    emit(str(session.roster.checkpoint(session.roster.reference).path))
     return 0
 
 

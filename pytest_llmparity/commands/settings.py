@@ -61,7 +61,7 @@ def open_session(settings: Settings) -> ParitySession:
         ValueError, EngineError: with what was expected.
     """
     session = ParitySession(settings, cache_folder(), say)
-    session.check_early()
+    session.roster.check_early()
     return session
 
 
@@ -76,10 +76,10 @@ def open_arm(settings: Settings, engine: str) -> tuple[ParitySession, Arm]:
         kept.insert(0, engine)
     session = open_session(replace(settings, engines=tuple(kept), baseline=None))
     if engine != REFERENCE:
-        return session, session.arms[kept.index(engine)]
+        return session, session.roster.arms[kept.index(engine)]
     if not session.has_reference:
         raise OptionError("the reference was asked for together with --reference none; leave that option out")
-    return session, session.reference
+    return session, session.roster.reference
 
 
 def _is_hf(entry: str, settings: Settings) -> bool:

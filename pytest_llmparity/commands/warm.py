@@ -32,10 +32,10 @@ def _up(arguments: argparse.Namespace) -> int:
             "the reference is not kept warm: its captures are made once; see `llmparity capture reference`"
         )
     session, arm = open_arm(read_settings(vars(arguments)), arguments.engine)
-    name, key = arguments.name or arm.id, session.key(arm)
+    name, key = arguments.name or arm.id, session.roster.key(arm)
     lifecycle = session.lifecycle
     _require_free(name, key.digest, lifecycle.registry)
-    interpreter = session.finder.find(arm.engine, create=True)
+    interpreter = session.roster.finder.find(arm.engine, create=True)
     assert interpreter is not None
     engine = lifecycle.start(arm, interpreter, key, session.settings.top_k)
     if engine.kept is not None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..arms import Arm
+from ..arms import Arm, Profile
 from ..captures.model import Answer, Scored
 from ..workloads.model import Prompt
 
@@ -23,7 +23,18 @@ class EngineError(Exception):
 
 
 class RequestFailed(EngineError):
-    """A server that runs answered a request with an error, or with something that cannot be read."""
+    """A server that runs answered a request with an error, or with something that cannot be read.
+
+    `status` is the HTTP status of an answer that was an error; None where there was none, or it was 200.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class AbilityMissing(EngineError):
+    """An engine was asked for something it cannot do; checks that need it are skipped, not asked."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +48,10 @@ class Interpreter:
 
 
 class EngineClient(Protocol):
-    """Asks one running server. Each call is one prompt; callers decide about order and concurrency."""
+    """Asks one running server. Each call is one prompt; callers decide about order and concurrency.
+
+    Several threads call one client at once.
+    """
 
     def ready(self) -> bool:
         """Say whether the server reports that it is up; never raises."""
@@ -59,6 +73,14 @@ class EngineClient(Protocol):
         """Return greedy tokens after prompt.ids and their distributions."""
         ...
 
+    def stream(self, prompt: Prompt, top_k: int) -> Reply:
+        """Return what `generate` returns, answered token by token."""
+        ...
+
+    def chat(self, prompt: Prompt, top_k: int) -> Reply:
+        """Return the chat endpoint's greedy answer to prompt.messages."""
+        ...
+
     def close(self) -> None:
         """Close connections; the server goes on."""
         ...
@@ -75,6 +97,8 @@ class EngineKind(Protocol):
     default_requirement: str
     """What a managed environment holds when nothing else is named."""
     abilities: frozenset[str]
+    only_profile: Profile | None
+    """The one way in which engines of this kind run; None where `strict` and `deployed` differ."""
     overhead_bytes: int
     """Memory beside the weights, measured with the demo model: runtime, activations, key-value cache on a CPU."""
 

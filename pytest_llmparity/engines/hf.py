@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from ..arms import Arm
+from ..arms import Arm, Profile
 from ..captures.model import Answer, Scored
 from ..workloads.model import Prompt
-from .base import Interpreter, Reply, engine_environment
-from .http import JsonClient
+from .base import AbilityMissing, Interpreter, Reply, engine_environment
+from .http import JsonClient, client_of
 from .recipes import DEFAULT_REQUIREMENTS
 
 WORKER = Path(str(importlib.resources.files("pytest_llmparity.workers") / "hf_server.py"))
@@ -28,7 +28,8 @@ class HfKind:
     module = "transformers"
     distributions: tuple[str, ...] = ("transformers",)
     default_requirement = DEFAULT_REQUIREMENTS["hf"]
-    abilities = frozenset({"tokenize", "score", "generate", "chat", "sample"})
+    abilities = frozenset({"tokenize", "score", "generate", "sample"})
+    only_profile: Profile | None = "strict"
     overhead_bytes = 1 << 30
 
     def arguments(self, arm: Arm) -> tuple[str, ...]:
@@ -47,7 +48,7 @@ class HfKind:
 
     def client(self, url: str, arm: Arm, log: Path | None) -> HfClient:
         """Return a client of the worker."""
-        return HfClient(JsonClient(url, engine=arm.id, log=log))
+        return HfClient(client_of(url, arm, log))
 
     def translate(self, cause: str, arm: Arm) -> str | None:
         """Explain transformers' misleading load errors."""
@@ -108,6 +109,14 @@ class HfClient:
             text=reply["text"],
         )
         return answer, _scored(reply["ids"], reply, top_k)
+
+    def stream(self, prompt: Prompt, top_k: int) -> Reply:  # noqa: ARG002
+        """Refuse: the worker answers in one piece."""
+        raise AbilityMissing(f"{self._http.engine}: kind hf cannot stream; it has not the ability `stream`")
+
+    def chat(self, prompt: Prompt, top_k: int) -> Reply:  # noqa: ARG002
+        """Refuse: the worker has no chat endpoint; a chat is rendered by `encode` and sent as ids."""
+        raise AbilityMissing(f"{self._http.engine}: kind hf has no chat endpoint; it has not the ability `chat`")
 
     def sample(self, prompts: Sequence[Sequence[int]], max_tokens: int, seeds: Sequence[int]) -> list[list[int]]:
         """Draw one continuation a prompt at temperature 1, without top-k or top-p."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from .base import EngineKind
 from .hf import HfKind
+from .openai import OpenAIKind
 from .vllm import VllmKind
 
-KINDS: Mapping[str, EngineKind] = {"hf": HfKind(), "vllm": VllmKind()}
+KINDS: Mapping[str, EngineKind] = {"hf": HfKind(), "openai": OpenAIKind(), "vllm": VllmKind()}

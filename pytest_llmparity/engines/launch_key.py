@@ -54,6 +54,23 @@ def make_launch_key(arm: Arm, kind: EngineKind, interpreter: Interpreter, checkp
     )
 
 
+def make_attached_key(arm: Arm, checkpoint: Checkpoint, run: str | None) -> LaunchKey:
+    """Return the key of a server that somebody else started, of which nothing is known but where it is.
+
+    `run` makes it a key of one run alone; None is for a server whose user says that it stays what it is. The
+    checkpoint is what the user says is served there.
+    """
+    place = hashlib.sha256(str(arm.engine.url).encode()).hexdigest()[:16]
+    fields: dict[str, Any] = {
+        "kind": arm.engine.kind,
+        "profile": arm.profile,
+        "dtype": arm.variant.dtype,
+        "server": place,
+        "checkpoint": checkpoint.identity(),
+    }
+    return LaunchKey(fields if run is None else {**fields, "run": run})
+
+
 @functools.lru_cache
 def machine() -> dict[str, str]:
     """Return GPU and driver, or the processor where there is no GPU; both decide which kernels run."""

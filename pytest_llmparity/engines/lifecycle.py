@@ -32,6 +32,10 @@ class EngineFailed(EngineError):
     """An engine that could not be started, or ended by itself."""
 
 
+class EngineEnded(EngineFailed):
+    """An engine that ended by itself."""
+
+
 class InterpreterMissing(EngineError):
     """No interpreter that has the engine; the message says what to set."""
 
@@ -274,14 +278,14 @@ class Lifecycle:
     def explain(self, engine: RunningEngine, error: Exception) -> EngineError:
         """Return the error to show for a request that failed: the engine's death if it died, else the request's."""
         cause = self._cause_of_death(engine)
-        return EngineFailed(cause) if cause is not None else EngineFailed(str(error))
+        return EngineEnded(cause) if cause is not None else EngineFailed(str(error))
 
 
-class _PortTaken(EngineFailed):
+class _PortTaken(EngineEnded):
     """The engine could not bind its port."""
 
 
-def _died(arm: Arm, kind: EngineKind, returncode: int, log: Path) -> EngineFailed:
+def _died(arm: Arm, kind: EngineKind, returncode: int, log: Path) -> EngineEnded:
     cause = root_cause(log) or "the log names no error; its end:\n" + log_tail(log)
     if kind.port_was_taken(cause):
         return _PortTaken(f"{arm.id}: its port was taken by another process; log: {log}")
@@ -290,4 +294,4 @@ def _died(arm: Arm, kind: EngineKind, returncode: int, log: Path) -> EngineFaile
     lines = [f"{arm.id}: the engine ended by itself ({how})"]
     lines += [f"  that means: {meaning}"] if meaning else []
     lines += [f"  root cause: {cause}", f"  log: {log}"]
-    return EngineFailed("\n".join(lines))
+    return EngineEnded("\n".join(lines))

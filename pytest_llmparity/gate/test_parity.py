@@ -23,3 +23,8 @@ def test_greedy(llm_pair: EnginePair) -> None:
 def test_finish(llm_pair: EnginePair) -> None:
     """Answers end where and why they should, and usage counts them right."""
     assert llm_pair.finish()
+
+
+def test_rollout(llm_pair: EnginePair) -> None:
+    """Decoding under load, with the user's own arguments, stays as close to fp32 as the baseline's and its margin."""
+    assert llm_pair.rollout()

@@ -68,6 +68,25 @@ def measure(reference: Scored, baseline: Scored, candidate: Scored) -> Distances
     )
 
 
+def distance(reference: Scored, arm: Scored) -> tuple[Floats, Floats]:
+    """Return KL(reference || arm) in nats and the share of the reference's top-k in the arm's, both (T,).
+
+    The support is the ids in both top-k, all else merged into one tail. An arm measured like this has a support of
+    its own: the further it is, the more of it is merged, so that its loss is a lower bound. `measure` compares two
+    arms fairly where they scored the same tokens.
+
+    Raises:
+        ValueError: when the two do not score the same tokens.
+    """
+    if not np.array_equal(arm.token_ids, reference.token_ids):
+        raise ValueError("the arm scored other tokens than the reference; captures of different workloads")
+    at_arm = _logprobs_of(reference.top_ids, arm)
+    listed = np.isfinite(at_arm)
+    support = listed & (reference.top_ids != NO_ID)
+    p = np.where(support, np.exp(reference.top_logprobs.astype(np.float64)), 0.0)
+    return _merged_kl(p, reference.top_logprobs, at_arm, support), listed.mean(axis=1)
+
+
 def gap_movement(reference: Scored, baseline: Scored) -> Floats:
     """Return how far the gap between the reference's two best tokens moves from reference to baseline, in nats.
 

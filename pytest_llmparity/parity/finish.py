@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..captures.model import Answer, Capture, Scored
+from ..captures.model import Answer, Capture, Ints, Scored
 from ..verdicts import Evidence, Verdict
 from ..workloads.model import Prompt, Workload
 from .identity import require_comparable
@@ -74,10 +74,8 @@ def _fault(prompt: Prompt, answer: Answer, scored: Scored, stops: frozenset[int]
     ended = bool(tokens) and tokens[-1] in stops
     if not tokens:
         return f"no token at all, finish_reason {answer.finish_reason!r}"
-    if answer.prompt_tokens not in (None, len(prompt.ids)):
-        return f"usage says {answer.prompt_tokens} prompt tokens where {len(prompt.ids)} were sent"
-    if answer.completion_tokens not in (None, len(tokens)):
-        return f"usage says {answer.completion_tokens} completion tokens where {len(tokens)} came back"
+    if (miscounted := usage_fault(prompt, answer, len(tokens))) is not None:
+        return miscounted
     if len(tokens) > prompt.max_tokens:
         return f"{len(tokens)} tokens where at most {prompt.max_tokens} were asked for"
     if stops & set(tokens[:-1]):
@@ -91,16 +89,38 @@ def _fault(prompt: Prompt, answer: Answer, scored: Scored, stops: frozenset[int]
     return None
 
 
+def usage_fault(prompt: Prompt, answer: Answer, tokens: int) -> str | None:
+    """Return how `usage` miscounts the prompt or the `tokens` that came back, or None; no count is no wrong count."""
+    if answer.prompt_tokens not in (None, len(prompt.ids)):
+        return f"usage says {answer.prompt_tokens} prompt tokens where {len(prompt.ids)} were sent"
+    if answer.completion_tokens not in (None, tokens):
+        return f"usage says {answer.completion_tokens} completion tokens where {tokens} came back"
+    return None
+
+
+def end_disagreement(names: tuple[str, str], answers: tuple[Answer, Answer], texts: tuple[Ints, Ints]) -> str | None:
+    """Return how two answers end differently although no token differs, or None.
+
+    `texts` are the generated ids. One may be the beginning of the other: then they end differently.
+    """
+    a, b = texts
+    shared = min(len(a), len(b))
+    if not np.array_equal(a[:shared], b[:shared]):
+        return None
+    reasons = [answer.finish_reason for answer in answers]
+    if len(a) == len(b) and reasons[0] == reasons[1]:
+        return None
+    return (
+        f"same tokens, but {names[0]} ends after {len(a)} ({reasons[0]}) and {names[1]} after {len(b)} ({reasons[1]})"
+    )
+
+
 def _disagreements(workload: Workload, baseline: Capture, candidate: Capture) -> Iterator[Evidence]:
     for i, prompt in enumerate(workload.prompts):
-        a, b = baseline.scored(i).token_ids, candidate.scored(i).token_ids
-        shared = min(len(a), len(b))
-        if not np.array_equal(a[:shared], b[:shared]):
-            continue
-        reasons = baseline.answers[i].finish_reason, candidate.answers[i].finish_reason
-        if len(a) != len(b) or reasons[0] != reasons[1]:
-            yield Evidence(
-                prompt.id,
-                f"same tokens, but {baseline.arm} ends after {len(a)} ({reasons[0]}) and {candidate.arm} after "
-                f"{len(b)} ({reasons[1]})",
-            )
+        text = end_disagreement(
+            (baseline.arm, candidate.arm),
+            (baseline.answers[i], candidate.answers[i]),
+            (baseline.scored(i).token_ids, candidate.scored(i).token_ids),
+        )
+        if text is not None:
+            yield Evidence(prompt.id, text)

@@ -8,7 +8,8 @@ number which that quantile lets through by chance, and a single gap over 2 nats 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from scipy import stats
@@ -18,13 +19,16 @@ from ..stats.kernel import Levels
 from ..verdicts import Evidence, Status, Verdict
 from ..workloads.model import Workload
 from ..workloads.vocabulary import Vocabulary
-from .divergence import gap_movement
+from .divergence import Floats, gap_movement
 from .identity import engine_defects, require_comparable
 
 CHECK = "greedy"
 TIE_QUANTILE = 0.999
 DEFECT_GAP = 2.0
-_SHOWN = 3
+"""Nats by which no rounding moves a gap: one such divergence is red alone."""
+SHOWN = 3
+"""Divergences that a verdict shows in full."""
+
 _CONTINUATION = 12
 
 
@@ -55,7 +59,7 @@ def compare_greedy(
     baseline: Capture,
     candidate: Capture,
     *,
-    movements: np.ndarray[tuple[int], np.dtype[np.float64]] | None,
+    movements: Floats | None,
     levels: Levels,
     vocabulary: Vocabulary | None = None,
 ) -> Verdict:
@@ -69,14 +73,8 @@ def compare_greedy(
     if defects:
         return Verdict(CHECK, "fail", baseline.arm, candidate.arm, defects[0].text, evidence=tuple(defects))
     divergences, compared = find_divergences(workload, baseline, candidate)
-    limit = None if movements is None or not len(movements) else float(np.quantile(movements, TIE_QUANTILE))
-    ties = [d for d in divergences if limit is not None and d.gap <= limit]
-    others = sorted((d for d in divergences if d not in ties), key=lambda d: -d.gap)
-    allowed = _allowed_by_chance(compared, levels)
-    status, why = _status(others, len(workload.prompts), compared, limit, allowed)
-    same = len(workload.prompts) - len(divergences)
-    if status == "pass" and not others:
-        why = f"{same} of {len(workload.prompts)} texts identical, {len(ties)} tie flips"
+    flips = sort_divergences(divergences, len(workload.prompts), compared, movements, levels)
+    status, why = judge_flips(flips, side="arm", origin="the baseline's")
     return Verdict(
         CHECK,
         status,
@@ -84,46 +82,116 @@ def compare_greedy(
         candidate.arm,
         why,
         measured=(
-            f"{same} of {len(workload.prompts)} texts identical; {len(ties)} tie flips, {len(others)} other divergences"
-            + (f", largest gap {others[0].gap:.3f} nat" if others else "")
+            f"{flips.identical} of {flips.texts} texts identical; {len(flips.ties)} tie flips, "
+            f"{len(flips.others)} other divergences"
+            + (f", largest gap {flips.others[0].gap:.3f} nat" if flips.others else "")
         ),
-        limit=(
-            f"ties up to {limit:.3f} nat; at most {allowed} others, none over {DEFECT_GAP:g} nat"
-            if limit is not None
-            else f"identical text (no reference to tell ties from defects), none over {DEFECT_GAP:g} nat"
-        ),
-        power=f"one gap over {DEFECT_GAP:g} nat, or more than {allowed} divergences beyond ties, in {compared} tokens",
+        limit=flips.allowance,
+        power=f"one gap over {DEFECT_GAP:g} nat, or more than {flips.allowed} divergences beyond ties, "
+        f"in {compared} tokens",
         prompts=len(workload.prompts),
         tokens=compared,
-        evidence=_evidence(others, baseline, candidate, limit, vocabulary or Vocabulary()),
-        figures={
-            "identical": same,
-            "tie_flips": len(ties),
-            "others": len(others),
-            "tie_limit": limit,
-            "divergences": [d.__dict__ | {"tie": d in ties} for d in divergences],
-        },
+        evidence=_evidence(flips, baseline, candidate, vocabulary or Vocabulary()),
+        figures=flips.figures(),
     )
+
+
+@dataclass(frozen=True)
+class Flips:
+    """The divergences of `texts` pairs of texts, sorted into ties and others (largest gap first).
+
+    `limit` is the largest gap of a tie in nats, None without a yardstick: then nothing is a tie. `allowed` is the
+    number of others that chance explains in `compared` tokens.
+    """
+
+    texts: int
+    compared: int
+    ties: tuple[Divergence, ...]
+    others: tuple[Divergence, ...]
+    limit: float | None
+    allowed: int
+
+    @property
+    def identical(self) -> int:
+        """Pairs without a divergence."""
+        return self.texts - len(self.ties) - len(self.others)
+
+    @property
+    def allowance(self) -> str:
+        """What is allowed, in words."""
+        if self.limit is None:
+            return f"identical text (no reference to tell ties from defects), none over {DEFECT_GAP:g} nat"
+        return f"ties up to {self.limit:.3f} nat; at most {self.allowed} others, none over {DEFECT_GAP:g} nat"
+
+    def figures(self) -> dict[str, object]:
+        """Return the numbers behind the words."""
+        return {
+            "identical": self.identical,
+            "tie_flips": len(self.ties),
+            "others": len(self.others),
+            "tie_limit": self.limit,
+            "divergences": [asdict(d) | {"tie": d in self.ties} for d in (*self.others, *self.ties)],
+        }
+
+
+def sort_divergences(
+    divergences: Sequence[Divergence], texts: int, compared: int, movements: Floats | None, levels: Levels
+) -> Flips:
+    """Tell ties from other divergences by `movements`, values of `gap_movement`; None or none of them: no ties."""
+    limit = None if movements is None or not len(movements) else float(np.quantile(movements, TIE_QUANTILE))
+    ties = tuple(d for d in divergences if limit is not None and d.gap <= limit)
+    others = tuple(sorted((d for d in divergences if d not in ties), key=lambda d: -d.gap))
+    return Flips(texts, compared, ties, others, limit, _allowed_by_chance(compared, levels))
+
+
+def judge_flips(flips: Flips, *, side: str, origin: str) -> tuple[Status, str]:
+    """Return status and reason. `side` is what differs (`arm`), `origin` whose texts are left (`the baseline's`)."""
+    others = flips.others
+    if not flips.compared:
+        return "undecided", "no greedy token was compared"
+    if others and others[0].gap > DEFECT_GAP:
+        worst = others[0]
+        at_least = "at least " if worst.bounded else ""
+        return "fail", (
+            f"{worst.prompt} diverges at token {worst.position} where one {side} prefers its token by {at_least}"
+            f"{worst.gap:.2f} nat: no rounding moves a gap so far"
+        )
+    if flips.limit is None and others:
+        differ = f"{len(others)} of {flips.texts} texts differ"
+        return "undecided", f"{differ} and there is no reference to tell ties from defects"
+    if len(others) > flips.allowed:
+        left = f"{len(others)} of {flips.texts} texts leave {origin} beyond a tie"
+        return "fail", f"{left}; chance explains {flips.allowed}"
+    if others:
+        return "pass", f"{len(others)} divergences beyond a tie; chance explains up to {flips.allowed}"
+    return "pass", f"{flips.identical} of {flips.texts} texts identical, {len(flips.ties)} tie flips"
 
 
 def find_divergences(workload: Workload, baseline: Capture, candidate: Capture) -> tuple[list[Divergence], int]:
     """Return the first divergence of each prompt that has one, and the number of positions compared."""
     found, compared = [], 0
     for i, prompt in enumerate(workload.prompts):
-        a, b = baseline.scored(i), candidate.scored(i)
-        shared = min(len(a.token_ids), len(b.token_ids))
-        unequal = np.flatnonzero(a.token_ids[:shared] != b.token_ids[:shared])
-        compared += int(unequal[0]) + 1 if len(unequal) else shared
-        if len(unequal):
-            found.append(_divergence(prompt.id, int(unequal[0]), a, b))
+        divergence, positions = first_divergence(prompt.id, baseline.scored(i), candidate.scored(i))
+        compared += positions
+        if divergence is not None:
+            found.append(divergence)
     return found, compared
 
 
-def _divergence(prompt: str, at: int, a: Scored, b: Scored) -> Divergence:
+def first_divergence(prompt: str, a: Scored, b: Scored) -> tuple[Divergence | None, int]:
+    """Return where two texts part, or None, and the number of positions compared, the divergence included.
+
+    A text that is the beginning of the other does not diverge from it.
+    """
+    shared = min(len(a.token_ids), len(b.token_ids))
+    unequal = np.flatnonzero(a.token_ids[:shared] != b.token_ids[:shared])
+    if not len(unequal):
+        return None, shared
+    at = int(unequal[0])
     token_a, token_b = int(a.token_ids[at]), int(b.token_ids[at])
     gap_a, bounded_a = _gap(a, at, token_b)
     gap_b, bounded_b = _gap(b, at, token_a)
-    return Divergence(prompt, at, token_a, token_b, gap_a, gap_b, bounded_a or bounded_b)
+    return Divergence(prompt, at, token_a, token_b, gap_a, gap_b, bounded_a or bounded_b), at + 1
 
 
 def _gap(arm: Scored, at: int, other: int) -> tuple[float, bool]:
@@ -139,50 +207,33 @@ def _allowed_by_chance(compared: int, levels: Levels) -> int:
     return int(stats.binom.isf(levels.alpha_fail, compared, 1 - TIE_QUANTILE)) if compared else 0
 
 
-def _status(
-    others: list[Divergence], prompts: int, compared: int, limit: float | None, allowed: int
-) -> tuple[Status, str]:
-    if not compared:
-        return "undecided", "no greedy token was compared"
-    if others and others[0].gap > DEFECT_GAP:
-        worst = others[0]
-        at_least = "at least " if worst.bounded else ""
-        return "fail", (
-            f"{worst.prompt} diverges at token {worst.position} where one arm prefers its token by {at_least}"
-            f"{worst.gap:.2f} nat: no rounding moves a gap so far"
-        )
-    if limit is None and others:
-        return (
-            "undecided",
-            f"{len(others)} of {prompts} texts differ and there is no reference to tell ties from defects",
-        )
-    if len(others) > allowed:
-        return "fail", f"{len(others)} of {prompts} texts leave the baseline's beyond a tie; chance explains {allowed}"
-    return "pass", f"{len(others)} divergences beyond a tie; chance explains up to {allowed}"
-
-
-def _evidence(
-    others: list[Divergence], baseline: Capture, candidate: Capture, limit: float | None, vocabulary: Vocabulary
-) -> tuple[Evidence, ...]:
+def _evidence(flips: Flips, baseline: Capture, candidate: Capture, vocabulary: Vocabulary) -> tuple[Evidence, ...]:
+    names = baseline.arm, candidate.arm
     cases = []
-    for d in others[:_SHOWN]:
-        a = baseline.scored(baseline.position(d.prompt)).token_ids.tolist()
-        b = candidate.scored(candidate.position(d.prompt)).token_ids.tolist()
-        tie = "" if limit is None else f"; a tie is up to {limit:.3f}"
-        lines = [
-            f"shared    ...{vocabulary.text(a[max(0, d.position - _CONTINUATION) : d.position])!r}",
-            f"{baseline.arm}: {vocabulary.piece(d.baseline_token)}, preferred by {d.gap_baseline:.3f} nat{tie}",
-            f"    {vocabulary.text(a[d.position : d.position + _CONTINUATION])!r}",
-            f"{candidate.arm}: {vocabulary.piece(d.candidate_token)}, preferred by {d.gap_candidate:.3f} nat",
-            f"    {vocabulary.text(b[d.position : d.position + _CONTINUATION])!r}",
-        ]
-        cases.append(Evidence(d.prompt, "\n".join(lines), d.position))
+    for d in flips.others[:SHOWN]:
+        a = baseline.scored(baseline.position(d.prompt))
+        b = candidate.scored(candidate.position(d.prompt))
+        cases.append(show_divergence(d, names, (a, b), flips.limit, vocabulary))
     return tuple(cases)
 
 
-def tie_movements(
-    workload: Workload, reference: Capture, baseline: Capture
-) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def show_divergence(
+    d: Divergence, names: tuple[str, str], texts: tuple[Scored, Scored], limit: float | None, vocabulary: Vocabulary
+) -> Evidence:
+    """Return both texts around a divergence, with what each side preferred; `limit` is the largest gap of a tie."""
+    a, b = (text.token_ids.tolist() for text in texts)
+    tie = "" if limit is None else f"; a tie is up to {limit:.3f}"
+    lines = [
+        f"shared    ...{vocabulary.text(a[max(0, d.position - _CONTINUATION) : d.position])!r}",
+        f"{names[0]}: {vocabulary.piece(d.baseline_token)}, preferred by {d.gap_baseline:.3f} nat{tie}",
+        f"    {vocabulary.text(a[d.position : d.position + _CONTINUATION])!r}",
+        f"{names[1]}: {vocabulary.piece(d.candidate_token)}, preferred by {d.gap_candidate:.3f} nat",
+        f"    {vocabulary.text(b[d.position : d.position + _CONTINUATION])!r}",
+    ]
+    return Evidence(d.prompt, "\n".join(lines), d.position)
+
+
+def tie_movements(workload: Workload, reference: Capture, baseline: Capture) -> Floats:
     """Return `gap_movement` over all forced positions of a workload, the yardstick for tie flips."""
     require_comparable(workload, [reference, baseline])
     return np.concatenate([gap_movement(reference.scored(i), baseline.scored(i)) for i in range(len(workload.prompts))])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..captures.model import Capture
+from ..captures.model import Capture, Scored
 from ..verdicts import Evidence
 from ..workloads.model import Workload
 
@@ -27,9 +27,19 @@ def require_comparable(workload: Workload, captures: Sequence[Capture]) -> None:
                 f"the capture of {capture.arm} answers workload {capture.workload} {capture.workload_digest[:12]}, "
                 f"expected {workload.name} {workload.digest[:12]}"
             )
-    seen: dict[tuple[str, int, str], str] = {}
+    require_distinct(captures)
+
+
+def require_distinct(captures: Sequence[Capture]) -> None:
+    """Check that no two captures are one and the same: one launch, one draw, one run, one workload.
+
+    Raises:
+        CapturesDiffer: naming both.
+    """
+    seen: dict[tuple[object, ...], str] = {}
     for capture in captures:
-        key = (capture.run, capture.draw, str(capture.fingerprint.get("launch_key")))
+        launch, asked = capture.fingerprint.get("launch_key"), (capture.workload, capture.workload_digest)
+        key = (capture.run, capture.draw, str(launch), *asked)
         if key in seen and capture.run:
             raise CapturesDiffer(
                 f"{seen[key]} and {capture.arm} are one and the same capture (run {capture.run}, draw {capture.draw}); "
@@ -40,15 +50,18 @@ def require_comparable(workload: Workload, captures: Sequence[Capture]) -> None:
 
 def identical(baseline: Capture, candidate: Capture) -> bool:
     """Say whether all ids and log-probabilities are equal bit by bit."""
-    a, b = baseline.arrays, candidate.arrays
+    return np.array_equal(baseline.offsets, candidate.offsets) and same_bits(baseline.arrays, candidate.arrays)
+
+
+def same_bits(one: Scored, other: Scored) -> bool:
+    """Say whether two records hold the same ids and log-probabilities, bit by bit."""
     pairs = (
-        (baseline.offsets, candidate.offsets),
-        (a.token_ids, b.token_ids),
-        (a.token_logprobs, b.token_logprobs),
-        (a.top_ids, b.top_ids),
-        (a.top_logprobs, b.top_logprobs),
+        (one.token_ids, other.token_ids),
+        (one.token_logprobs, other.token_logprobs),
+        (one.top_ids, other.top_ids),
+        (one.top_logprobs, other.top_logprobs),
     )
-    return all(np.array_equal(one, other) for one, other in pairs)
+    return all(np.array_equal(left, right) for left, right in pairs)
 
 
 def engine_defects(*captures: Capture) -> list[Evidence]:

@@ -33,7 +33,7 @@ class RunReport:
         self._began = time.monotonic()
         self.started = datetime.now(timezone.utc).isoformat(timespec="seconds")
         self.verdicts: list[dict[str, Any]] = []
-        self.skipped: list[dict[str, str]] = []
+        self.skipped: list[dict[str, Any]] = []
         self.errors: list[dict[str, str]] = []
         self.arms: list[dict[str, Any]] = []
         self.leaked: list[int] = []
@@ -66,10 +66,13 @@ class RunReport:
         name = getattr(report, "llm_id", None)
         if name is None:
             return
+        if report.when == "setup":
+            self._forget(name)
         self.verdicts.extend(getattr(report, "llm_verdicts", ()))
         if report.skipped and not hasattr(report, "wasxfail"):
             reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-            self.skipped.append({"id": name, "reason": reason.removeprefix("Skipped: ")})
+            required = bool(getattr(report, "llm_required", False))
+            self.skipped.append({"id": name, "reason": reason.removeprefix("Skipped: "), "required": required})
         if report.failed and not any(_is_red(entry) for entry in getattr(report, "llm_verdicts", ())):
             self.errors.append({"id": name, "error": _last_line(report)})
 
@@ -131,6 +134,11 @@ class RunReport:
         found += [f"no verdict for {', '.join(ids)}: {error}" for error, ids in reasons.items()]
         return found
 
+    def _forget(self, name: str) -> None:
+        """Drop what an earlier attempt of a test told (pytest-rerunfailures): the last one counts."""
+        self.verdicts = [entry for entry in self.verdicts if entry["id"] != name]
+        self.errors = [entry for entry in self.errors if entry["id"] != name]
+
     def _take_facts(self, facts: dict[str, Any]) -> None:
         self.arms.extend(facts["arms"])
         self.leaked.extend(facts["leaked"])
@@ -139,9 +147,9 @@ class RunReport:
     def _has_content(self) -> bool:
         return bool(self.verdicts or self.skipped or self.errors or self.arms)
 
-    def _required_skips(self) -> Sequence[dict[str, str]]:
-        """Return skipped tests of the gate: a check the user relies on and did not get."""
-        return [entry for entry in self.skipped if entry["id"].startswith("pytest_llmparity.gate")]
+    def _required_skips(self) -> Sequence[dict[str, Any]]:
+        """Return skipped tests of the gate that its engines could have run: a check the user relies on."""
+        return [entry for entry in self.skipped if entry["required"]]
 
     def _red_without_a_test(self) -> bool:
         return bool(self.leaked or self._required_skips())

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from ..plan import ROLLOUT
 from ..session import ParitySession
 
 
 def not_covered(session: ParitySession) -> list[str]:
     """Return what no check of this version, or no prompt of this run, touched."""
-    missing = [
-        "decoding under load, caching and the deployed profile",
-        "structured output and tool calls",
-        "latency",
-    ]
+    decoded = any(request.workload == ROLLOUT for request in session.plan.requests)
+    missing = [] if decoded else ["decoding under load, caching and the deployed profile"]
+    missing += ["structured output and tool calls", "latency"]
     if not session.has_reference:
         missing.append("who is wrong: there is no reference")
     seen = session.forced_ids()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ..items import VERDICTS, item_id
+from ..items import OPTIONAL, VERDICTS, is_gate, item_id
 from ..verdicts import Verdict
 
 _NOTHING = (
@@ -44,6 +44,9 @@ def apply_verdicts(item: pytest.Item, call: pytest.CallInfo[None], report: pytes
     assert isinstance(item, pytest.Function)
     extra = vars(report)  # what is set here travels with the report through xdist
     extra["llm_id"] = item_id(item)
+    extra["llm_required"] = is_gate(item) and not item.stash.get(OPTIONAL, False)
+    if report.when == "teardown":
+        _forget_attempt(item)
     if report.when != "call":
         return
     verdicts = item.stash.get(VERDICTS, [])
@@ -55,6 +58,12 @@ def apply_verdicts(item: pytest.Item, call: pytest.CallInfo[None], report: pytes
         _make_red(item, report, red)
     elif not verdicts and report.passed:
         _fail(item, report, _NOTHING)
+
+
+def _forget_attempt(item: pytest.Function) -> None:
+    """Make ready for a rerun (pytest-rerunfailures). It uses the same captures, so what was red stays red."""
+    item.stash[VERDICTS] = [verdict for verdict in item.stash.get(VERDICTS, []) if verdict.required and not verdict]
+    item.user_properties[:] = [entry for entry in item.user_properties if not entry[0].startswith("llm_")]
 
 
 def _is_assertion(call: pytest.CallInfo[None]) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ..arms import Arm
 from ..durations import format_duration
-from ..estimate import expected_bytes, expected_seconds, is_stored
+from ..estimate import expected_bytes, expected_positions, expected_seconds, is_stored
 from ..plan import CaptureRequest
 from ..session import ParitySession
 from ..workloads.sources import PromptSource
@@ -24,14 +24,15 @@ def plan_lines(session: ParitySession, source: PromptSource) -> Iterator[str]:
     arms = list(dict.fromkeys(request.arm for request, _ in planned))
     starts = tokens = 0
     seconds: float | None = 0.0
-    for arm in [session.reference, *(arm for arm in arms if arm != session.reference)]:
+    for arm in [session.roster.reference, *(arm for arm in arms if arm != session.roster.reference)]:
         due = [request for request, stored in planned if request.arm == arm and not stored]
         stored = [request for request, is_stored in planned if request.arm == arm and is_stored]
         if not due and not stored:
             continue
-        positions = sum(_positions(session, source, request) for request in due)
-        starts, tokens = starts + bool(due), tokens + positions
-        cost = expected_seconds(session, arm, positions) if due else 0.0
+        positions = sum(expected_positions(session, request, source) for request in due)
+        arm_starts = _starts(arm, due)
+        starts, tokens = starts + arm_starts, tokens + positions
+        cost = expected_seconds(session, arm, positions, arm_starts) if due else 0.0
         seconds = None if seconds is None or cost is None else seconds + cost
         yield _arm_line(session, arm, due, stored, positions, cost)
     size = tokens * _BYTES_A_POSITION / 1e6
@@ -50,21 +51,20 @@ def _arm_line(
 ) -> str:
     parts = []
     if due:
-        names = ", ".join(request.workload for request in due)
+        names = ", ".join(dict.fromkeys(request.workload for request in due))
         time = "time unknown" if cost is None else f"about {format_duration(cost)}"
         memory = expected_bytes(session, arm)
-        parts.append(f"1 start for {names}: up to {positions} tokens, {time}, about {memory / 2**30:.1f} GiB")
-        if not session.is_set_up(arm):
+        starts = _starts(arm, due)
+        often = "1 start" if starts == 1 else f"{starts} starts"
+        parts.append(f"{often} for {names}: up to {positions} tokens, {time}, about {memory / 2**30:.1f} GiB")
+        if not session.roster.is_set_up(arm):
             parts.append("its environment or model is made first")
     if stored:
         parts.append(f"{', '.join(request.workload for request in stored)} from the store")
     return f"plan: {arm.id} ({arm.engine.kind}, {arm.profile}): " + "; ".join(parts)
 
 
-def _positions(session: ParitySession, source: PromptSource, request: CaptureRequest) -> int:
-    recipe = session.recipe(source)
-    if request.workload == "forced":
-        return sum(recipe.forced_documents) * recipe.sizes.length
-    if request.workload == "greedy":
-        return min(recipe.sizes.prompts, len(source.chats)) * recipe.sizes.max_tokens
-    return 0
+def _starts(arm: Arm, due: list[CaptureRequest]) -> int:
+    """Return how often an arm starts: once, and once more where it scores what other arms first have to generate."""
+    derived = [request for request in due if request.of not in (None, arm)]
+    return bool(derived) + (len(derived) < len(due))

@@ -87,7 +87,7 @@ def _print_check(terminal: pytest.TerminalReporter, entry: dict[str, Any]) -> No
         _write_line(terminal, f"            {'sees':<9} {entry['power']}")
 
 
-def _skips(skipped: list[dict[str, str]]) -> Iterator[str]:
+def _skips(skipped: list[dict[str, Any]]) -> Iterator[str]:
     reasons: dict[str, int] = {}
     for entry in skipped:
         reasons[entry["reason"]] = reasons.get(entry["reason"], 0) + 1

@@ -13,6 +13,18 @@ Kind = Literal["tokenize", "score", "generate"]
 """tokenize: the engine's own ids for a chat or text. score: distributions at given tokens (forced).
 generate: greedy tokens with their distributions."""
 
+Manner = Literal["ids", "stream", "chat"]
+"""How greedy tokens are asked for. ids: a completion of token ids, answered in one piece. stream: the same,
+answered token by token. chat: the chat endpoint, given the messages that the ids were rendered from."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The next `prompts` prompts of a workload, sent in order with at most `in_flight` unanswered at a time."""
+
+    prompts: int
+    in_flight: int
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -35,12 +47,22 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Workload:
-    """Prompts in the order they are sent; `top_k` distributions entries are asked for at each position."""
+    """Prompts in the order they are sent; `top_k` entries of the distribution are asked for at each position.
+
+    Without `stages` they are sent one at a time. Two workloads that differ in `repeat` alone ask the same again.
+    """
 
     name: str
     kind: Kind
     prompts: tuple[Prompt, ...]
     top_k: int
+    stages: tuple[Stage, ...] = ()
+    manner: Manner = "ids"
+    repeat: int = 0
+
+    def __post_init__(self) -> None:
+        if self.stages and sum(stage.prompts for stage in self.stages) != len(self.prompts):
+            raise ValueError(f"workload {self.name!r}: the stages do not add up to its {len(self.prompts)} prompts")
 
     @cached_property
     def digest(self) -> str:
@@ -50,8 +72,19 @@ class Workload:
             | ({"text": p.text} if self.kind == "tokenize" else {})
             for p in self.prompts
         ]
-        document = {"kind": self.kind, "top_k": self.top_k, "prompts": asked}
+        document = {"kind": self.kind, "top_k": self.top_k, "prompts": asked, **self._sending()}
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+    def _sending(self) -> dict[str, Any]:
+        """Return how the prompts are sent, as far as it is not the usual way."""
+        usual = {"stages": [], "manner": "ids", "repeat": 0}
+        given = {"stages": [asdict(stage) for stage in self.stages], "manner": self.manner, "repeat": self.repeat}
+        return {key: value for key, value in given.items() if value != usual[key]}
+
+    @property
+    def asks_for(self) -> str:
+        """The ability of an engine that answers it."""
+        return self.kind if self.manner == "ids" else self.manner
 
     @property
     def tokens(self) -> int:
@@ -74,6 +107,7 @@ class Workload:
             "kind": self.kind,
             "top_k": self.top_k,
             "prompts": [asdict(prompt) for prompt in self.prompts],
+            **self._sending(),
         }
 
     @classmethod
@@ -90,4 +124,6 @@ class Workload:
             )
             for entry in data["prompts"]
         )
-        return cls(data["name"], data["kind"], prompts, data["top_k"])
+        stages = tuple(Stage(**stage) for stage in data.get("stages", ()))
+        sending = {"manner": data.get("manner", "ids"), "repeat": data.get("repeat", 0)}
+        return cls(data["name"], data["kind"], prompts, data["top_k"], stages, **sending)

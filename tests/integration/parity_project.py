@@ -1,9 +1,9 @@
 """A project under test whose engines are doubles; nothing it produces is a result of an engine or of a model.
 
 Both arms are the double of vLLM (`tests/doubles/README.md`), made different by noise. The fp32 reference would need
-torch, so it is answered from the capture store: the workloads and the reference's `forced` capture are computed from
-the double's noiseless toy model, and put where a run looks before it starts anything. The reference's interpreter has
-an empty package `transformers`, which gives it a launch key; starting it would fail.
+torch; its place has a double too, which answers from the noiseless toy model. To save time, the workloads and the
+reference's `forced` capture are also computed here once, and put where a run looks before it starts anything. The
+reference's interpreter has an empty package `transformers`, which gives it a launch key.
 
 Use it as a plugin of a test module: `pytest_plugins = ("parity_project",)`, then the fixture `parity_project`.
 """
@@ -37,11 +37,12 @@ from pytest_llmparity.workloads.prepare import prepare
 from pytest_llmparity.workloads.sources import PromptSource, from_jsonl, shipped
 
 DOUBLE = Path(__file__).parents[1] / "doubles" / "vllm_double"
+HF_DOUBLE = Path(__file__).parents[1] / "doubles" / "hf_double" / "serve.py"
 if str(DOUBLE) not in sys.path:
     sys.path.append(str(DOUBLE))
 
 from vllm._double import generation, tokenizer  # noqa: E402
-from vllm._double.language_model import Distribution, ToyModel  # noqa: E402
+from vllm._double.language_model import Distribution, Disturbance, ToyModel  # noqa: E402
 from vllm._double.protocol import Sampling  # noqa: E402
 
 GATE = ("--pyargs", "pytest_llmparity.gate")
@@ -92,7 +93,9 @@ class ToyReference:
         return [
             [
                 step.token_id
-                for step in generation.continue_prompt(self._model, prompt, _drawn(max_tokens), Random(seed))
+                for step in generation.continue_prompt(
+                    self._model, prompt, _drawn(max_tokens), Random(seed), lambda count: Disturbance()
+                )
             ]
             for prompt, seed in zip(prompts, seeds, strict=True)
         ]
@@ -103,7 +106,7 @@ class ToyReference:
 
     def score(self, prompt: Prompt, top_k: int) -> Reply:
         """Return the distributions at prompt.ids[scored_from:]."""
-        rows = generation.score(self._model, prompt.ids)[prompt.scored_from - 1 :]
+        rows = generation.score(self._model, prompt.ids, Disturbance())[prompt.scored_from - 1 :]
         return Answer(prompt.id, prompt_tokens=len(prompt.ids)), _scored(prompt.ids[prompt.scored_from :], rows, top_k)
 
     def close(self) -> None:
@@ -166,13 +169,20 @@ class ParityProject:
     """A folder with a pyproject.toml and tests, run by pytest in a process of its own; see the module's docstring.
 
     `cache` is its `LLMPARITY_CACHE`. Until engines are added, the project has the table of the reference alone.
+    `interpreter` runs pytest, with `environment` added to ours; engines are run by this interpreter all the same.
     """
 
     def __init__(self, folder: Path, shared: Path) -> None:
         self.folder = folder
         self.cache = folder / "cache"
         self.model = shared / "model"
-        reference = {"python": sys.executable, "env": {"PYTHONPATH": str(shared / "reference-packages")}}
+        self.interpreter = sys.executable
+        self.environment: dict[str, str] = {}
+        reference = {
+            "python": sys.executable,
+            "env": {"PYTHONPATH": str(shared / "reference-packages")},
+            "launcher": [sys.executable, str(HF_DOUBLE)],
+        }
         self._tables: dict[str, dict[str, Any]] = {"hf": reference}
         self._settings: dict[str, Any] = {"model": str(self.model), "run-profile": "smoke"}
         self._write()
@@ -213,7 +223,7 @@ class ParityProject:
         """Put workloads of a source, and the reference's answers to them, where a run finds them."""
         given = {"reference": reference}
         session = ParitySession(load_settings(self.folder, given, {}, {}), self.cache, lambda line: None)
-        key, recipe, worker = session.key(session.reference), session.recipe(source), ToyReference()
+        key, recipe, worker = session.roster.key(session.roster.reference), session.recipe(source), ToyReference()
         prepared = prepare(recipe, worker, lambda line: None)
         session.store.put_prepared(key, recipe, prepared)
         if not session.has_reference:
@@ -249,9 +259,9 @@ class ParityProject:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("LLMPARITY_", "PYTEST_"))}
         with (self.folder / "output.txt").open("wb") as output:
             return subprocess.Popen(
-                [sys.executable, *args],
+                [self.interpreter, *args],
                 cwd=self.folder,
-                env=kept | {"LLMPARITY_CACHE": str(self.cache)},
+                env=kept | self.environment | {"LLMPARITY_CACHE": str(self.cache)},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

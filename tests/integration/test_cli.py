@@ -359,7 +359,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def project(folder: Path, cache: Path) -> Iterator[Project]:
     session = ParitySession(load_settings(folder, {"engines": "old,new"}, {}, {}), cache, lambda line: None)
-    session.store.put_prepared(session.key(session.reference), session.recipe(shipped()), PREPARED)
+    session.store.put_prepared(session.roster.key(session.roster.reference), session.recipe(shipped()), PREPARED)
     yield Project(folder, session)
     registry = Registry(cache / "run")
     for entry in registry.entries():
@@ -397,17 +397,17 @@ def test_the_replay_line_of_a_verdict_works_as_printed(
     project: Project, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     session, store = project.session, CaptureStore(cache)
-    pair = ArmPair(*session.arms)
+    pair = ArmPair(*session.roster.arms)
     made = {
-        session.reference.id: [forced("fp32", 0, 0)],
+        session.roster.reference.id: [forced("fp32", 0, 0)],
         "old": [forced("old", 0.1, 1), greedy("old")],
         "new": [forced("new", 0.1, 2), greedy("new", leaves_at=4)],
     }
-    for arm in (session.reference, *session.arms):
+    for arm in (session.roster.reference, *session.roster.arms):
         for each in made[arm.id]:
-            fingerprint = {"launch_key": session.key(arm).digest, "kind": "vllm", "dtype": "bfloat16"}
+            fingerprint = {"launch_key": session.roster.key(arm).digest, "kind": "vllm", "dtype": "bfloat16"}
             answered = PREPARED.named(each.workload)
-            store.put(session.key(arm), answered, replace(each, fingerprint=fingerprint))
+            store.put(session.roster.key(arm), answered, replace(each, fingerprint=fingerprint))
     handle = EnginePair(session, pair, shipped(), lambda verdict: verdict)
     for check in ("forced_kl", "greedy"):
         session.declare_pair(pair, shipped(), check)
@@ -495,7 +495,7 @@ def test_the_reference_is_that_of_the_projects_hf_engine(
     project: Project, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     session = project.session
-    key = session.key(session.reference)
+    key = session.roster.key(session.roster.reference)
     stored = CaptureStore(cache).put(key, PREPARED.forced, forced("reference", 0, 0))
     assert main(["capture", "reference"]) == 0
     assert str(stored) in capsys.readouterr().out

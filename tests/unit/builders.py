@@ -6,7 +6,7 @@ the logits, as another kernel's rounding would be; its divergence grows with its
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_llmparity.captures.model import Answer, Capture, Scored, join
+from pytest_llmparity.parity.rollout import Decoded
 from pytest_llmparity.stats import Levels
 from pytest_llmparity.workloads.model import Kind, Prompt, Workload
 
@@ -48,6 +49,11 @@ def scored_of(logits: Floats, token_ids: Sequence[int], k: int = TOP_K) -> Score
         top.astype(np.int32),
         np.take_along_axis(logprobs, top, axis=1).astype(np.float32),
     )
+
+
+def greedy_of(logits: Floats, k: int = TOP_K) -> Scored:
+    """Return what an engine with these logits generates: the best token at each position."""
+    return scored_of(logits, logits.argmax(axis=1).tolist(), k)
 
 
 def make_distributions(
@@ -132,3 +138,74 @@ class ForcedCase:
     def reference(self) -> Capture:
         """Return the reference's capture."""
         return self.capture("reference")
+
+
+@dataclass(frozen=True, eq=False)
+class RolloutCase:
+    """Prompts to be answered greedily, and two texts of each: the usual one, and one that leaves it half way.
+
+    `usual` and `parted` are the reference's logits along them, one array a prompt.
+    """
+
+    workload: Workload
+    usual: tuple[Floats, ...]
+    parted: tuple[Floats, ...]
+
+    @classmethod
+    def make(cls, prompts: int, tokens: int = 8, spread: float = 2.5, per_unit: int = 1) -> RolloutCase:
+        """Return `prompts` prompts, `per_unit` of them to a document."""
+        rng = np.random.default_rng(prompts * 1000 + tokens)
+        asked = [Prompt(f"chat-{i}", f"unit-{i // per_unit}", (1, 2, 3), max_tokens=tokens) for i in range(prompts)]
+        usual = [make_logits(rng, tokens, spread=spread) for _ in asked]
+        half = tokens // 2
+        parted = [np.concatenate([one[:half], make_logits(rng, tokens - half, spread=spread)]) for one in usual]
+        return cls(Workload("rollout", "generate", tuple(asked), TOP_K), tuple(usual), tuple(parted))
+
+    def decoded(
+        self,
+        arm: str,
+        decode: float = 0.05,
+        forced: float = 0.05,
+        *,
+        seed: int = 0,
+        parted: Sequence[int] = (),
+        lengths: Mapping[int, int] | None = None,
+        reference: bool = True,
+        **fields: Any,
+    ) -> Decoded:
+        """Return an arm whose logits are off by `decode` while decoding and by `forced` while scoring.
+
+        It leaves the usual text on the prompts of `parted`, and ends early on those of `lengths`.
+        """
+        rng = np.random.default_rng(seed)
+        asked = self.workload.prompts
+        paths = [self.parted[i] if i in parted else self.usual[i] for i in range(len(asked))]
+        paths = [path[: (lengths or {}).get(i)] for i, path in enumerate(paths)]
+        ids = [path.argmax(axis=1).tolist() for path in paths]
+        rows = [scored_of(off_by(rng, path, decode), text) for path, text in zip(paths, ids, strict=True)]
+        some = [i for i, text in enumerate(ids) if text]
+        prompts = [
+            Prompt(asked[i].id, asked[i].unit, (*asked[i].ids, *ids[i]), scored_from=len(asked[i].ids)) for i in some
+        ]
+        scores = Workload("rollout-forced", "score", tuple(prompts), TOP_K)
+        exact = capture_of(scores, [scored_of(paths[i], ids[i]) for i in some], "reference") if reference else None
+        return Decoded(
+            self.workload,
+            capture_of(self.workload, rows, arm, **fields),
+            capture_of(scores, [scored_of(off_by(rng, paths[i], forced), ids[i]) for i in some], arm, **fields),
+            exact,
+        )
+
+
+def off_by(rng: np.random.Generator, logits: Floats, size: float) -> Floats:
+    """Return the logits of an arm whose rounding has this size."""
+    noisy: Floats = logits + rng.normal(0.0, 1.0, logits.shape) * size
+    return noisy
+
+
+def with_row(capture: Capture, prompt: str, **arrays: dict[tuple[int, ...] | int, float]) -> Capture:
+    """Return a copy of a capture in which some values of one prompt's record are others."""
+    at = capture.position(prompt)
+    rows = [row for _, row in capture.rows()]
+    rows[at] = with_values(rows[at], **arrays)
+    return replace(capture, arrays=join(rows)[1], _index={})

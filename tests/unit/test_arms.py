@@ -65,7 +65,6 @@ class TestResolveEngine:
             ("sglang==0.5.0", "no engine kind is known for 'sglang'"),
             ("vllm==", "is not a requirement"),
             ("trtllm@/srv/bin/python", "unknown engine kind 'trtllm'"),
-            ("vllm@http://host:8000/v1", "attaching to a URL is not supported"),
             ("vllm@", "give the path of a Python interpreter"),
         ],
     )

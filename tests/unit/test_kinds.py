@@ -118,5 +118,19 @@ def test_misleading_errors_are_translated(cause: str, meaning: str) -> None:
     assert meaning in found
 
 
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_every_kind_knows_an_attached_server_by_its_table(kind: str) -> None:
+    attached = arm(kind, url="http://h/v1", headers={"X-Tenant": "planted"}, request_timeout=5.0)
+    client = KINDS[kind].client("http://h/v1", attached, None)
+    http = client._http  # type: ignore[attr-defined]
+    assert (http.timeout, str(http._http.base_url), http._http.headers["x-tenant"]) == (5.0, "http://h/", "planted")
+    client.close()
+
+
+def test_only_what_can_answer_token_by_token_says_so() -> None:
+    assert {name for name, kind in KINDS.items() if "stream" in kind.abilities} == {"openai", "vllm"}
+    assert {name for name, kind in KINDS.items() if "chat" in kind.abilities} == {"openai", "vllm"}
+
+
 def test_an_unknown_error_is_not_guessed_at() -> None:
     assert KINDS["vllm"].translate("ZeroDivisionError: division by zero", arm("vllm")) is None

@@ -93,7 +93,7 @@ class TestWrongValues:
             ("engines", "", "expected names separated by commas"),
             ("model", " ", "expected a text"),
             ("dtype", "fp8", "expected bfloat16 or float16 or float32, found 'fp8'"),
-            ("reference", "vllm", "expected hf or none, found 'vllm'"),
+            ("reference", "vllm", "expected hf, replay@DIR or none, found 'vllm'"),
             ("run-profile", "nightly", "expected smoke or ci or release, found 'nightly'"),
             ("alpha", "1%", "expected a number between 0 and 0.2, found '1%'"),
             ("alpha", "0", "expected a number over 0 and at most 0.2, found 0"),
@@ -151,9 +151,9 @@ class TestTable:
         assert str(tmp_path / "pyproject.toml") in complaint("[tool.llmparity\n")
 
     def test_no_file_and_no_table_are_empty(self, tmp_path):
-        assert read_table(tmp_path / "pyproject.toml") == ({}, {})
+        assert read_table(tmp_path / "pyproject.toml") == ({}, {}, {})
         (tmp_path / "pyproject.toml").write_text('[project]\nname = "x"\n')
-        assert read_table(tmp_path / "pyproject.toml") == ({}, {})
+        assert read_table(tmp_path / "pyproject.toml") == ({}, {}, {})
 
 
 class TestEngineTables:

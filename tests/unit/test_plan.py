@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from pytest_llmparity.arms import EngineSpec, Variant, make_arms
+from pytest_llmparity.comparison import ENGINES, PAIRS
 from pytest_llmparity.plan import ENGINE_CHECKS, PAIR_CHECKS, CaptureRequest, Plan, checks_called
 
 HF, VLLM = make_arms([EngineSpec("hf", "hf"), EngineSpec("vllm", "vllm")], Variant("bf16", Path("/m"), "bfloat16"))
@@ -38,9 +41,32 @@ class TestChecksCalled:
 
 
 def test_a_forced_check_needs_the_reference():
-    assert PAIR_CHECKS["forced_kl"].reference == ("forced",)
-    assert PAIR_CHECKS["greedy"].baseline == ("forced",)
-    assert [name for name, needs in PAIR_CHECKS.items() if needs.statistical] == ["forced_kl", "greedy"]
+    assert [(take.side, take.workload) for take in PAIR_CHECKS["forced_kl"].takes] == [
+        ("baseline", "forced"),
+        ("candidate", "forced"),
+        ("reference", "forced"),
+    ]
+
+
+def test_a_rollout_needs_the_deployed_arms_and_the_reference_on_the_tokens_of_each():
+    rollout = PAIR_CHECKS["rollout"]
+    assert {take.profile for take in rollout.takes if take.side != "reference"} == {"deployed"}
+    assert {take.role: take.of for take in rollout.takes if take.side == "reference"} == {
+        "reference": "baseline",
+        "candidate-reference": "candidate",
+    }
+
+
+@pytest.mark.parametrize("checks", [PAIR_CHECKS, ENGINE_CHECKS])
+def test_no_check_has_two_captures_in_one_role(checks):
+    for name, check in checks.items():
+        roles = [take.role for take in check.takes]
+        assert len(set(roles)) == len(roles), name
+
+
+def test_every_check_is_compared():
+    assert PAIR_CHECKS.keys() == PAIRS.keys()
+    assert ENGINE_CHECKS.keys() - ENGINES.keys() == {"texts"}
 
 
 class TestPlan:

@@ -51,7 +51,7 @@ def prepared_of(recipe):
 
 @pytest.fixture
 def recipe():
-    return Recipe(SOURCE, SIZES, top_k=20, rollouts=True)
+    return Recipe(SOURCE, SIZES, top_k=20, sampled=True)
 
 
 class TestDigest:
@@ -100,7 +100,7 @@ class TestPrepare:
         assert forced.top_k == 20
 
     def test_without_rollouts_all_are_human(self, recipe):
-        forced = prepared_of(replace(recipe, rollouts=False)).forced
+        forced = prepared_of(replace(recipe, sampled=False)).forced
         assert [prompt.tags[0] for prompt in forced.prompts] == ["human"] * 8
 
     def test_a_rollout_scores_the_sampled_tokens_alone(self, recipe):
@@ -114,7 +114,7 @@ class TestPrepare:
         source = replace(SOURCE, chats=tuple(map(chat, range(40))), texts=tuple(map(text, range(40))))
         tokenizer = LetterTokenizer()
         forced = prepare(
-            Recipe(source, replace(SIZES, documents=40), top_k=20, rollouts=True), tokenizer, lambda _: None
+            Recipe(source, replace(SIZES, documents=40), top_k=20, sampled=True), tokenizer, lambda _: None
         ).forced
         assert tokenizer.batches == [16, 4]
         last_tokens = {prompt.ids[-1] for prompt in forced.prompts if prompt.tags[0] == "sampled"}
@@ -149,13 +149,13 @@ class TestPrepare:
         assert prepared_of(recipe) == prepared_of(recipe)
 
     def test_the_order_does_not_depend_on_the_order_of_the_source(self, recipe):
-        human = prepared_of(replace(recipe, rollouts=False)).forced.prompts
+        human = prepared_of(replace(recipe, sampled=False)).forced.prompts
         assert interleave(list(reversed(human)), []) == interleave(human, [])
 
     def test_the_recipes_digest_ignores_the_margin_and_nothing_else(self, recipe):
         assert replace(recipe, sizes=replace(SIZES, margin=0.1)).digest == recipe.digest
         others = [
-            replace(recipe, rollouts=False),
+            replace(recipe, sampled=False),
             replace(recipe, top_k=5),
             replace(recipe, sizes=replace(SIZES, length=11)),
             replace(recipe, source=replace(SOURCE, texts=SOURCE.texts[:9])),

@@ -72,6 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
         parser.add_argument(f"--{name}", type=int, default=number)
     for name in _SWITCHES:
         parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=None)
+    parser.add_argument("--speculative-config", "-sc", type=_speculative_config)
     return parser
 
 
@@ -105,6 +106,23 @@ def model_config(model: str) -> dict[str, Any]:
         return {}
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return config
+
+
+def draft_tokens(args: argparse.Namespace) -> int:
+    """How many tokens speculative decoding drafts at a time; 0 without it."""
+    return int((args.speculative_config or {}).get("num_speculative_tokens", 0))
+
+
+def world_size(args: argparse.Namespace) -> int:
+    """How many devices the arguments ask for."""
+    return int(args.tensor_parallel_size * args.pipeline_parallel_size)
+
+
+def _speculative_config(text: str) -> dict[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict) or not isinstance(value.get("num_speculative_tokens"), int):
+        raise argparse.ArgumentTypeError(f"{text} is no JSON object with num_speculative_tokens")
+    return value
 
 
 def _human_readable(text: str) -> int:

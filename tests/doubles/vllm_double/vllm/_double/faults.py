@@ -10,6 +10,7 @@ import math
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 VARIABLE = "LLMPARITY_DOUBLE_FAULT"
 PLAIN = frozenset(
@@ -29,10 +30,35 @@ PLAIN = frozenset(
         "no-logprobs",
         "grandchild",
         "shifted",
+        "neighbour-leak",
+        "bad-decode",
+        "warm-noise",
+        "stream-usage",
+        "chat-differs",
+        "ignores-prompt-logprobs",
+        "echo-secrets",
+        "reject-unknown",
     ]
 )
-WITH_NUMBER = frozenset(["slow-start", "die-after", "hang-after", "garbage-after", "500-after", "garbage-prompt"])
-WITH_PATH = frozenset({"port-taken-once"})
+WITH_NUMBER = frozenset(
+    [
+        "slow-start",
+        "slow",
+        "die-after",
+        "hang-after",
+        "garbage-after",
+        "500-after",
+        "garbage-prompt",
+        "batch-noise",
+        "decode-noise",
+        "stream-drops",
+        "stream-half",
+        "stream-error",
+        "clamp-logprobs",
+        "clamp-tokens",
+    ]
+)
+WITH_PATH = frozenset(["port-taken-once", "die-once", "hang-once"])
 _SPOILED_LOGPROBS = {"nan": math.nan, "minus-9999": -9999.0, "positive-logprob": 0.25}
 
 
@@ -52,6 +78,25 @@ class Faults:
     def number(self, name: str) -> float:
         """The number after the colon, or infinity when the fault was not asked for (it never comes)."""
         return float(self.asked[name]) if name in self.asked else math.inf
+
+    def noise(self, name: str) -> float:
+        """The standard deviation after the colon in nat, or 0 when the fault was not asked for."""
+        return float(self.asked.get(name, 0))
+
+    def happens_once(self, name: str, count: int) -> bool:
+        """Whether `NAME:FILE[:N]` is due at this count: from N on (default 1), by whoever is first to create FILE."""
+        if name not in self.asked:
+            return False
+        path, _, number = self.asked[name].rpartition(":")
+        if not (path and number.isdigit()):
+            path, number = self.asked[name], "1"
+        if count < int(number):
+            return False
+        try:
+            Path(path).touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
 
     @property
     def spoiled_logprob(self) -> float | None:
@@ -76,8 +121,8 @@ def _check(name: str, argument: str) -> None:
         return
     if name in WITH_NUMBER and argument.replace(".", "", 1).isdigit():
         return
-    known = sorted(PLAIN) + [f"{other}:NUMBER" for other in sorted(WITH_NUMBER)] + ["port-taken-once:FILE"]
-    raise UnknownFaultError(f"{VARIABLE} has {name}:{argument!r}; the double knows {', '.join(known)}")
+    known = [*PLAIN, *(f"{other}:NUMBER" for other in WITH_NUMBER), *(f"{other}:FILE" for other in WITH_PATH)]
+    raise UnknownFaultError(f"{VARIABLE} has {name}:{argument!r}; the double knows {', '.join(sorted(known))}")
 
 
 class Counter:
@@ -89,6 +134,10 @@ class Counter:
 
     def next(self) -> int:
         """How many calls there were, this one included."""
+        return self.add(1)
+
+    def add(self, amount: int) -> int:
+        """The sum of everything added, this amount included."""
         with self._lock:
-            self.value += 1
+            self.value += amount
             return self.value

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from vllm._double.language_model import Context, Distribution, ToyModel
+from vllm._double.language_model import Context, Distribution, Disturbance, ToyModel
 from vllm._double.protocol import Sampling
 from vllm._double.tokenizer import EOS_ID, VOCABULARY_SIZE
 
@@ -22,31 +22,40 @@ class Step:
     stop_reason: int | None
 
 
-def score(model: ToyModel, prompt: Sequence[int], *, garbage: bool = False) -> list[Distribution]:
+def score(model: ToyModel, prompt: Sequence[int], disturbance: Disturbance) -> list[Distribution]:
     """The distributions of the prompt's tokens from the second on: one fewer than the prompt has."""
-    context = model.context(garbage=garbage)
+    context = model.context()
     distributions: list[Distribution] = []
     for token_id in prompt[:-1]:
         context.read(token_id)
-        distributions.append(context.next_token())
+        distributions.append(context.next_token(disturbance))
     return distributions
 
 
-def continue_prompt(model: ToyModel, prompt: Sequence[int], sampling: Sampling, random: Random) -> Iterator[Step]:
-    """The generated tokens one by one; the final EOS, when there is one, is among them."""
+def continue_prompt(
+    model: ToyModel,
+    prompt: Sequence[int],
+    sampling: Sampling,
+    random: Random,
+    disturbance: Callable[[int], Disturbance],
+) -> Iterator[Step]:
+    """The generated tokens one by one; the final EOS, when there is one, is among them.
+
+    `disturbance` says what is wrong with the distribution of the n-th token, n from 1.
+    """
     context = model.context()
     for token_id in prompt:
         context.read(token_id)
     for count in range(1, sampling.max_tokens + 1):
-        step = _step(context, sampling, random, count)
+        step = _step(context, sampling, random, count, disturbance(count))
         yield step
         if step.finish_reason:
             return
         context.read(step.token_id)
 
 
-def _step(context: Context, sampling: Sampling, random: Random, count: int) -> Step:
-    distribution = context.next_token()
+def _step(context: Context, sampling: Sampling, random: Random, count: int, disturbance: Disturbance) -> Step:
+    distribution = context.next_token(disturbance)
     ends = {EOS_ID, *sampling.stop_token_ids}
     token_id = _choose(distribution, sampling, random, banned=ends if count <= sampling.min_tokens else set())
     if token_id == EOS_ID and not sampling.ignore_eos:

@@ -79,6 +79,18 @@ class _Logits:
 
 
 @dataclass(frozen=True)
+class Disturbance:
+    """What goes wrong with one distribution: `garbage` is that of another context, `shifted` that of one token earlier.
+
+    Each of `noises` is noise on the logits, as its name and its sd in nat; it depends on the name and the context.
+    """
+
+    garbage: bool = False
+    shifted: bool = False
+    noises: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
 class ToyModel:
     """The model behind the double; `noise` is the sd of the logit noise in nat, `shifted` reads one token too early."""
 
@@ -86,17 +98,16 @@ class ToyModel:
     noise_seed: str = "0"
     shifted: bool = False
 
-    def context(self, *, garbage: bool = False) -> Context:
-        """An empty context; with `garbage` its distributions belong to other contexts, all of them wrong."""
-        return Context(self, "garbage" if garbage else "")
+    def context(self) -> Context:
+        """An empty context."""
+        return Context(self)
 
 
 class Context:
     """The tokens read so far, and the distribution of the next one. Reading a token changes it."""
 
-    def __init__(self, model: ToyModel, salt: str) -> None:
+    def __init__(self, model: ToyModel) -> None:
         self._model = model
-        self._salt = salt
         self._recent = (_NO_TOKEN, _NO_TOKEN, _NO_TOKEN)
         self._digest = 0
 
@@ -105,12 +116,15 @@ class Context:
         self._recent = (self._recent[1], self._recent[2], token_id)
         self._digest = (self._digest * 6364136223846793005 + token_id + 1442695040888963407) % 2**64
 
-    def next_token(self) -> Distribution:
+    def next_token(self, disturbance: Disturbance) -> Distribution:
         """The distribution of the token that follows what was read."""
-        previous, last = self._recent[:2] if self._model.shifted else self._recent[1:]
-        logits = _logits_after(previous, last, self._salt)
+        shifted = self._model.shifted or disturbance.shifted
+        previous, last = self._recent[:2] if shifted else self._recent[1:]
+        logits = _logits_after(previous, last, "garbage" if disturbance.garbage else "")
         if self._model.noise:
             logits = _with_noise(logits, self._model.noise, f"{self._model.noise_seed}/{self._digest}")
+        for name, sd in disturbance.noises:
+            logits = _with_noise(logits, sd, f"{name}/{self._model.noise_seed}/{self._digest}")
         return _normalised(logits)
 
 

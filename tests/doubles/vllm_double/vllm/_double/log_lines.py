@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 
 import vllm
@@ -27,6 +28,12 @@ def announce(args: argparse.Namespace) -> None:
     write("APIServer", "INFO", "api_utils.py:286", f"non-default args: {non_default(args)}")
 
 
+def echo_secrets() -> None:
+    """The fault echo-secrets: the process's arguments and environment, as careless software logs them."""
+    write("APIServer", "INFO", "double.py:2", f"command line: {sys.argv}")
+    write("APIServer", "INFO", "double.py:3", f"environment: {dict(os.environ)}")
+
+
 def loading(args: argparse.Namespace) -> None:
     """What the engine's processes say while they load: the effective settings and the kernels in use."""
     write(
@@ -37,7 +44,9 @@ def loading(args: argparse.Namespace) -> None:
         f"max_seq_len={args.max_model_len}, tensor_parallel_size={args.tensor_parallel_size}, "
         f"quantization={args.quantization}, enforce_eager={bool(args.enforce_eager)}, "
         f"kv_cache_dtype={args.kv_cache_dtype}, seed={args.seed}, served_model_name={args.served_model_name[0]}, "
-        f"enable_prefix_caching={args.enable_prefix_caching is not False}",
+        f"enable_prefix_caching={args.enable_prefix_caching is not False}, "
+        f"enable_chunked_prefill={args.enable_chunked_prefill is not False}, "
+        f"speculative_config={args.speculative_config}",
     )
     write("Worker", "INFO", "linear.py:798", f"Selected {_kernel(args.quantization)}")
     write("EngineCore", "INFO", "kv_cache_utils.py:1601", "GPU KV cache size: 65,536 tokens")
@@ -93,7 +102,7 @@ def api_server_traceback(cause: str) -> None:
         '  File "<frozen runpy>", line 198, in _run_module_as_main',
         '  File "vllm/entrypoints/launchers/api_server/entry.py", line 152, in <module>',
         "    run(args)",
-        cause,
+        *cause.splitlines(),
     ]
     for line in lines:
         os.write(2, f"(APIServer pid={os.getpid()}) {line}\n".encode())

@@ -8,8 +8,10 @@ from typing import Any
 
 from vllm._double.tokenizer import VOCABULARY_SIZE, encode, render_chat
 
+Json = dict[str, Any]
+
 # What /openapi.json lists; other fields are ignored with HTTP 200, as vLLM does.
-COMMON_FIELDS = [
+_PLAYED_FIELDS = [
     "model",
     "stream",
     "stream_options",
@@ -27,18 +29,69 @@ COMMON_FIELDS = [
     "max_tokens",
     "logprobs",
     "add_special_tokens",
+    "cache_salt",
 ]
-COMPLETION_FIELDS = [*COMMON_FIELDS, "prompt", "echo"]
-CHAT_FIELDS = [*COMMON_FIELDS, "messages", "top_logprobs", "max_completion_tokens", "add_generation_prompt"]
+_FIELDS_WITHOUT_EFFECT = [
+    "allowed_token_ids",
+    "bad_words",
+    "frequency_penalty",
+    "include_stop_str_in_output",
+    "length_penalty",
+    "logit_bias",
+    "logprob_token_ids",
+    "min_p",
+    "presence_penalty",
+    "priority",
+    "repetition_penalty",
+    "request_id",
+    "response_format",
+    "skip_special_tokens",
+    "spaces_between_special_tokens",
+    "stop",
+    "stream_interval",
+    "structured_outputs",
+    "truncate_prompt_tokens",
+    "truncation_side",
+    "user",
+    "vllm_xargs",
+]
+_COMMON_FIELDS = [*_PLAYED_FIELDS, *_FIELDS_WITHOUT_EFFECT]
+COMPLETION_FIELDS = [*_COMMON_FIELDS, "prompt", "echo", "suffix"]
+CHAT_FIELDS = [
+    *_COMMON_FIELDS,
+    "messages",
+    "top_logprobs",
+    "max_completion_tokens",
+    "add_generation_prompt",
+    "chat_template",
+    "chat_template_kwargs",
+    "continue_final_message",
+    "documents",
+    "reasoning_effort",
+    "return_prompt_text",
+    "tool_choice",
+    "tools",
+]
+MALFORMED = "Bad Request"  # the error type of a body that does not fit the schema
+_EXTRA_SYSTEM = {"role": "system", "content": "You are a double of an engine."}
 
 
-class RequestError(Exception):
+class Refusal(Exception):
+    """A request that is answered with an error: its HTTP status and its body."""
+
+    def __init__(self, code: int, envelope: Json) -> None:
+        super().__init__(code, envelope)
+        self.code = code
+        self.envelope = envelope
+
+
+class RequestError(Refusal):
     """A request that is answered with vLLM's error envelope."""
 
     def __init__(self, message: str, *, param: str | None = None, code: int = 400, kind: str = "BadRequestError"):
-        super().__init__(message)
-        self.envelope = {"error": {"message": message, "type": kind, "param": param, "code": code}}
-        self.code = code
+        super().__init__(code, {"error": {"message": message, "type": kind, "param": param, "code": code}})
+        self.message = message
+        self.malformed = kind == MALFORMED
 
 
 @dataclass(frozen=True)
@@ -49,7 +102,9 @@ class Limits:
     max_model_len: int
     max_logprobs: int
     tokens_as_ids: bool
-    extra_start: bool  # the fault double-bos: one `<|im_start|>` too many in front of every text
+    extra_start: bool = False  # the fault double-bos: one `<|im_start|>` too many in front of every text
+    extra_system: bool = False  # the fault chat-differs: one system message too many, on the chat endpoint only
+    rejects_unknown: bool = False  # the fault reject-unknown: 400 for fields that vLLM would ignore
 
 
 @dataclass(frozen=True)
@@ -84,10 +139,12 @@ class GenerationRequest:
     continuous_usage: bool
     return_token_ids: bool
     tokens_as_ids: bool
+    cache_salt: str
 
 
 def parse_completion(body: Mapping[str, Any], limits: Limits) -> GenerationRequest:
     """The body of /v1/completions; raises `RequestError`."""
+    _check_fields(body, COMPLETION_FIELDS, limits)
     if "prompt" not in body:
         raise _invalid("prompt", "Field required")
     max_tokens = _integer(body, "max_tokens", 16)
@@ -114,7 +171,8 @@ def parse_completion(body: Mapping[str, Any], limits: Limits) -> GenerationReque
 
 def parse_chat(body: Mapping[str, Any], limits: Limits) -> GenerationRequest:
     """The body of /v1/chat/completions; raises `RequestError`."""
-    prompt = chat_ids(body, limits)
+    _check_fields(body, CHAT_FIELDS, limits)
+    prompt = chat_ids(body, limits, [_EXTRA_SYSTEM] if limits.extra_system else [])
     room = limits.max_model_len - len(prompt)
     max_tokens = _optional_integer(body, "max_completion_tokens")
     max_tokens = _optional_integer(body, "max_tokens") if max_tokens is None else max_tokens
@@ -149,13 +207,13 @@ def parse_tokenize(body: Mapping[str, Any], limits: Limits) -> tuple[int, ...]:
     return text_ids(body["prompt"], limits)
 
 
-def chat_ids(body: Mapping[str, Any], limits: Limits) -> tuple[int, ...]:
-    """The ids of `messages` under the toy chat template; raises `RequestError`."""
+def chat_ids(body: Mapping[str, Any], limits: Limits, extra: Sequence[Json] = ()) -> tuple[int, ...]:
+    """The ids of `messages`, after `extra` ones, under the toy chat template; raises `RequestError`."""
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages or not all(_is_message(message) for message in messages):
         raise _invalid("messages", "Input should be a valid list of messages")
     add_generation_prompt = bool(body.get("add_generation_prompt", True))
-    return text_ids(render_chat(messages, add_generation_prompt=add_generation_prompt), limits)
+    return text_ids(render_chat([*extra, *messages], add_generation_prompt=add_generation_prompt), limits)
 
 
 def text_ids(text: str, limits: Limits) -> tuple[int, ...]:
@@ -212,6 +270,7 @@ def _request(
         include_usage=bool((options or {}).get("include_usage")),
         continuous_usage=bool((options or {}).get("continuous_usage_stats")),
         return_token_ids=bool(body.get("return_token_ids")),
+        cache_salt=str(body.get("cache_salt") or ""),
         tokens_as_ids=limits.tokens_as_ids if as_ids is None else bool(as_ids),
     )
 
@@ -248,6 +307,12 @@ def _prompts(prompt: Any, limits: Limits) -> tuple[tuple[int, ...], ...]:
     if isinstance(prompt, list) and all(isinstance(p, list) and all(map(_is_integer, p)) for p in prompt):
         return tuple(tuple(item) for item in prompt)
     raise _invalid("prompt", "Input should be a valid string, list of strings, list of ids or list of lists of ids")
+
+
+def _check_fields(body: Mapping[str, Any], known: Sequence[str], limits: Limits) -> None:
+    unknown = sorted(set(body) - set(known))
+    if limits.rejects_unknown and unknown:
+        raise _invalid(unknown[0], "Extra inputs are not permitted")
 
 
 def _check_prompt(prompt: Sequence[int], limits: Limits) -> None:
@@ -304,4 +369,4 @@ def _number(body: Mapping[str, Any], name: str, default: float) -> float:
 
 
 def _invalid(name: str, message: str) -> RequestError:
-    return RequestError(f"{message}: {name}", param=f"body.{name}", kind="Bad Request")
+    return RequestError(f"{message}: {name}", param=f"body.{name}", kind=MALFORMED)

@@ -7,14 +7,13 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
 
+from vllm._double.faults import Faults
 from vllm._double.generation import Step
 from vllm._double.language_model import Distribution, Ranked
-from vllm._double.protocol import GenerationRequest
+from vllm._double.protocol import GenerationRequest, Json
 from vllm._double.tokenizer import decode
 
-Json = dict[str, Any]
 _LOWEST = -9999.0  # what vLLM writes for minus infinity, which JSON does not have
 
 
@@ -25,6 +24,7 @@ class Output:
     prompt: Sequence[int]
     prompt_distributions: Sequence[Distribution] | None
     steps: Sequence[Step]
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,7 @@ class Reply:
     id: str
     created: int
     system_fingerprint: str
-    no_logprobs: bool
-    wrong_usage: bool
-    spoiled_logprob: float | None
+    faults: Faults
 
     def completion(self, outputs: Sequence[Output], metrics: Json | None) -> Json:
         """The whole answer of /v1/completions."""
@@ -58,18 +56,20 @@ class Reply:
             "prompt_text": None,
         }
 
-    def completion_chunk(self, index: int, output: Output, text: str, *, first: bool) -> Json:
-        """One event of a streamed completion: the last step of `output`, with the text it added."""
-        step = output.steps[-1]
+    def completion_chunk(
+        self, index: int, prompt: Sequence[int], burst: Sequence[Step], text: str, *, first: bool
+    ) -> Json:
+        """One event of a streamed completion: the tokens of one forward pass, with the text they added."""
+        ids = [step.token_id for step in burst]
         as_ids = self.request.return_token_ids
         choice = {
             "index": index,
             "text": text,
-            "logprobs": self._completion_logprobs([step.token_id], [step.distribution]),
-            "finish_reason": step.finish_reason,
-            "stop_reason": step.stop_reason,
-            "prompt_token_ids": list(output.prompt) if as_ids and first else None,
-            "token_ids": [step.token_id] if as_ids else None,
+            "logprobs": self._completion_logprobs(ids, [step.distribution for step in burst]),
+            "finish_reason": burst[-1].finish_reason,
+            "stop_reason": burst[-1].stop_reason,
+            "prompt_token_ids": list(prompt) if as_ids and first else None,
+            "token_ids": ids if as_ids else None,
         }
         return {**self._head("text_completion"), "choices": [choice]}
 
@@ -84,16 +84,15 @@ class Reply:
         ids = list(prompt) if self.request.return_token_ids else None
         return {**self._head("chat.completion.chunk"), "choices": [choice], "prompt_token_ids": ids}
 
-    def chat_chunk(self, index: int, output: Output, text: str) -> Json:
-        """One event of a streamed chat: the last step of `output`, with the text it added."""
-        step = output.steps[-1]
+    def chat_chunk(self, index: int, burst: Sequence[Step], text: str) -> Json:
+        """One event of a streamed chat: the tokens of one forward pass, with the text they added."""
         choice = {
             "index": index,
             "delta": {"content": text},
-            "logprobs": self._chat_logprobs([step]),
-            "finish_reason": step.finish_reason,
-            "stop_reason": step.stop_reason,
-            "token_ids": [step.token_id] if self.request.return_token_ids else None,
+            "logprobs": self._chat_logprobs(burst),
+            "finish_reason": burst[-1].finish_reason,
+            "stop_reason": burst[-1].stop_reason,
+            "token_ids": [step.token_id for step in burst] if self.request.return_token_ids else None,
         }
         return {**self._head("chat.completion.chunk"), "choices": [choice]}
 
@@ -106,14 +105,20 @@ class Reply:
 
     def usage(self, outputs: Sequence[Output]) -> Json:
         """Token counts over all choices; a prompt continued `n` times counts once."""
-        excess = 1 if self.wrong_usage else 0
+        excess = 1 if "wrong-usage" in self.faults else 0
+        excess_streamed = 1 if "stream-usage" in self.faults and self.request.stream else 0
         prompt_tokens = sum(len(prompt) for prompt in self.request.prompts) + excess
-        completion_tokens = sum(len(output.steps) for output in outputs) + excess
+        completion_tokens = sum(len(output.steps) for output in outputs) + excess + excess_streamed
+        cached_tokens = sum(output.cached_tokens for output in outputs[:: self.request.n])
         return {
             "prompt_tokens": prompt_tokens,
             "total_tokens": prompt_tokens + completion_tokens,
             "completion_tokens": completion_tokens,
-            "prompt_tokens_details": None,
+            "prompt_tokens_details": {
+                "cached_tokens": cached_tokens,
+                "created_cache_tokens": None,
+                "multimodal_tokens": None,
+            },
             "completion_tokens_details": None,
         }
 
@@ -141,7 +146,7 @@ class Reply:
             distributions = [None, *(output.prompt_distributions or ()), *distributions]
             # vLLM leaves the prompt out of the text when ids are asked for.
             text = text if request.return_token_ids else decode(output.prompt) + text
-        return {
+        choice = {
             "index": index,
             "text": text,
             "logprobs": self._completion_logprobs(ids, distributions),
@@ -152,6 +157,9 @@ class Reply:
             "prompt_token_ids": list(output.prompt) if request.return_token_ids else None,
             "routed_experts": None,
         }
+        if "ignores-prompt-logprobs" in self.faults:
+            del choice["prompt_logprobs"]
+        return choice
 
     def _chat_choice(self, index: int, output: Output) -> Json:
         generated = [step.token_id for step in output.steps]
@@ -169,18 +177,18 @@ class Reply:
 
     def _prompt_logprobs(self, output: Output) -> list[Json | None] | None:
         k = self.request.prompt_logprobs
-        if k is None or output.prompt_distributions is None or self.no_logprobs:
+        if k is None or output.prompt_distributions is None or "no-logprobs" in self.faults:
             return None
         scored = zip(output.prompt[1:], output.prompt_distributions, strict=True)
         entries: list[Json | None] = [None, *(_scored_position(d.actual_and_top(i, k)) for i, d in scored)]
         spoiled = entries[len(entries) // 2]
-        if self.spoiled_logprob is not None and spoiled:
-            next(iter(spoiled.values()))["logprob"] = self.spoiled_logprob
+        if self.faults.spoiled_logprob is not None and spoiled:
+            next(iter(spoiled.values()))["logprob"] = self.faults.spoiled_logprob
         return entries
 
     def _completion_logprobs(self, ids: Sequence[int], distributions: Sequence[Distribution | None]) -> Json | None:
         k = self.request.logprobs
-        if k is None or self.no_logprobs:
+        if k is None or "no-logprobs" in self.faults:
             return None
         tokens = [self._token(token_id) for token_id in ids]
         logprobs: list[float | None] = []
@@ -196,7 +204,7 @@ class Reply:
 
     def _chat_logprobs(self, steps: Sequence[Step]) -> Json | None:
         k = self.request.logprobs
-        if k is None or self.no_logprobs:
+        if k is None or "no-logprobs" in self.faults:
             return None
         content = []
         for step in steps:

@@ -6,15 +6,41 @@ import json
 import socketserver
 import sys
 from collections.abc import Callable, Iterator
-from functools import partial
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
-from typing import Any
+from typing import Any, Protocol
 
-import vllm
 from vllm._double import log_lines
-from vllm._double.protocol import RequestError
-from vllm._double.responses import Json
-from vllm._double.service import GarbageAnswerError, Service
+from vllm._double.arrivals import GarbageAnswerError
+from vllm._double.protocol import MALFORMED, Json, Refusal, RequestError
+from vllm._double.stream_faults import ConnectionCutError
+
+
+@dataclass(frozen=True)
+class Content:
+    """A whole answer."""
+
+    code: int
+    content: bytes
+    content_type: str
+
+    @classmethod
+    def json(cls, code: int, body: Json) -> Content:
+        """An answer that is one JSON object."""
+        return cls(code, _encoded(body), "application/json")
+
+
+class Endpoints(Protocol):
+    """What stands behind the paths. All raise `Refusal`; `get` and `post` answer None for a path that there is not."""
+
+    def check_access(self, path: str, authorization: str | None) -> None:
+        """Refuses who may not ask, by the header Authorization."""
+
+    def get(self, path: str) -> Content | None:
+        """The answer to a GET."""
+
+    def post(self, path: str, body: Json) -> Json | Iterator[Json] | None:
+        """The answer to a POST: one object, or the events of a stream without `[DONE]`."""
 
 
 class DoubleServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
@@ -23,13 +49,13 @@ class DoubleServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
     allow_reuse_address = True
     daemon_threads = True
     request_queue_size = 256
-    service: Service
+    service: Endpoints
 
     def __init__(self, host: str, port: int) -> None:
         super().__init__((host, port), Handler, bind_and_activate=False)
         self.server_bind()
 
-    def open(self, service: Service) -> None:
+    def open(self, service: Endpoints) -> None:
         """Starts listening with this service behind the endpoints."""
         self.service = service
         self.server_activate()
@@ -48,66 +74,51 @@ class Handler(BaseHTTPRequestHandler):
     server: DoubleServer
 
     def do_GET(self) -> None:
-        service = self.server.service
-        match self.path.partition("?")[0]:
-            case "/health" | "/ping":
-                self._send(200 if service.healthy else 503, b"", "text/plain")
-            case "/version":
-                self._send_json(200, {"version": vllm.__version__})
-            case "/v1/models":
-                self._send_json(200, service.models())
-            case "/metrics":
-                self._send(200, service.metrics().encode(), "text/plain; version=0.0.4; charset=utf-8")
-            case "/openapi.json":
-                self._send_json(200, service.openapi())
-            case _:
-                self._send_json(404, {"detail": "Not Found"})
+        self._answer(lambda: self.server.service.get(self._path))
 
     def do_POST(self) -> None:
         content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        endpoint = self._endpoint()
-        if endpoint is None:
-            self._send_json(404, {"detail": "Not Found"})
-            return
+        self._answer(lambda: self.server.service.post(self._path, _parsed(content)))
+
+    def _answer(self, ask: Callable[[], Content | Json | Iterator[Json] | None]) -> None:
         try:
-            answer = endpoint(_parsed(content))
-        except RequestError as error:
-            self._send_json(error.code, error.envelope)
+            self.server.service.check_access(self._path, self.headers.get("Authorization"))
+            answer = ask()
+        except Refusal as refusal:
+            answer = Content.json(refusal.code, refusal.envelope)
         except GarbageAnswerError as garbage:
-            self._send(200, garbage.args[0], "application/json")
+            answer = Content(200, garbage.args[0], "application/json")
+        if answer is None:
+            self._send(_NOT_FOUND)
+        elif isinstance(answer, Content):
+            self._send(answer)
+        elif isinstance(answer, dict):
+            self._send(Content.json(200, answer))
         else:
-            if isinstance(answer, dict):
-                self._send_json(200, answer)
-            else:
-                self._send_events(answer)
+            self._send_events(answer)
 
-    def _endpoint(self) -> Callable[[Json], Json | Iterator[Json]] | None:
-        service = self.server.service
-        endpoints: dict[str, Callable[[Json], Json | Iterator[Json]]] = {
-            "/v1/completions": partial(service.generate, chat=False),
-            "/v1/chat/completions": partial(service.generate, chat=True),
-            "/tokenize": service.tokenize,
-            "/detokenize": service.detokenize,
-        }
-        return endpoints.get(self.path.partition("?")[0])
+    @property
+    def _path(self) -> str:
+        return self.path.partition("?")[0]
 
-    def _send_json(self, code: int, body: Json) -> None:
-        self._send(code, _encoded(body), "application/json")
-
-    def _send(self, code: int, content: bytes, content_type: str) -> None:
-        self.send_response(code)
-        self.send_header("Content-Type", content_type)
-        self.send_header("Content-Length", str(len(content)))
+    def _send(self, answer: Content) -> None:
+        self.send_response(answer.code)
+        self.send_header("Content-Type", answer.content_type)
+        self.send_header("Content-Length", str(len(answer.content)))
         self.end_headers()
-        self.wfile.write(content)
+        self.wfile.write(answer.content)
 
     def _send_events(self, events: Iterator[Json]) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream; charset=utf-8")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        for event in events:
-            self._send_chunk(b"data: " + _encoded(event) + b"\n\n")
+        try:
+            for event in events:
+                self._send_chunk(b"data: " + _encoded(event) + b"\n\n")
+        except ConnectionCutError:
+            self.close_connection = True
+            return
         self._send_chunk(b"data: [DONE]\n\n")
         self._send_chunk(b"")
 
@@ -129,12 +140,15 @@ def _parsed(content: bytes) -> Json:
     try:
         body = json.loads(content)
     except ValueError as error:
-        raise RequestError(f"JSON decode error: {error}", param="body", kind="Bad Request") from error
+        raise RequestError(f"JSON decode error: {error}", param="body", kind=MALFORMED) from error
     if not isinstance(body, dict):
-        raise RequestError("Input should be a valid dictionary", param="body", kind="Bad Request")
+        raise RequestError("Input should be a valid dictionary", param="body", kind=MALFORMED)
     return body
 
 
 def _encoded(body: Json) -> bytes:
     # NaN is written as the bare literal that Python writes and strict parsers refuse: the fault `nan` wants it.
     return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
+
+
+_NOT_FOUND = Content.json(404, {"detail": "Not Found"})

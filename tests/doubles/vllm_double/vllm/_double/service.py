@@ -5,48 +5,32 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from random import Random
-from typing import Any
+from dataclasses import replace
 
 import vllm
-from vllm._double import log_lines
+from vllm._double.arguments import draft_tokens
+from vllm._double.arrivals import Arrivals
+from vllm._double.engine import Engine
 from vllm._double.faults import Counter, Faults
-from vllm._double.generation import Step, continue_prompt, score
-from vllm._double.language_model import ToyModel
+from vllm._double.generation import Step
+from vllm._double.metrics import prometheus
 from vllm._double.protocol import (
     CHAT_FIELDS,
     COMPLETION_FIELDS,
     GenerationRequest,
+    Json,
     Limits,
-    RequestError,
     check_model,
     parse_chat,
     parse_completion,
     parse_tokenize,
 )
-from vllm._double.responses import Json, Output, Reply, new_id, timing_metrics
+from vllm._double.responses import Output, Reply, new_id, timing_metrics
+from vllm._double.server import Content
+from vllm._double.stream_faults import spoil_stream
 from vllm._double.tokenizer import decode
-
-ENGINE_ERROR = "EngineCore encountered an issue. See stack trace (above) for the root cause."
-_ASKED_TO_LIE = "RuntimeError: the double of vLLM was asked to lie about its health"
-_GARBAGE = b"<html><body>upstream sent no JSON"
-
-
-class GarbageAnswerError(Exception):
-    """The answer is to be a 200 whose body is not JSON; the only argument is that body."""
-
-
-@dataclass
-class Health:
-    """Whether /health answers 200; `usable` says whether a completion would really work."""
-
-    healthy: bool
-    usable: bool
 
 
 class Service:
@@ -55,10 +39,12 @@ class Service:
     def __init__(self, args: argparse.Namespace, faults: Faults, environ: Mapping[str, str]) -> None:
         self._args = args
         self._faults = faults
-        self._model = ToyModel(
-            noise=float(environ.get("LLMPARITY_DOUBLE_NOISE", "0")),
-            noise_seed=environ.get("LLMPARITY_DOUBLE_NOISE_SEED", "0"),
-            shifted="shifted" in faults,
+        self._engine = Engine(
+            faults,
+            environ,
+            max_model_len=args.max_model_len,
+            prefix_caching=args.enable_prefix_caching is not False,
+            draft_tokens=draft_tokens(args),
         )
         self._limits = Limits(
             model_names=args.served_model_name,
@@ -66,18 +52,44 @@ class Service:
             max_logprobs=args.max_logprobs,
             tokens_as_ids=bool(args.return_tokens_as_token_ids),
             extra_start="double-bos" in faults,
+            extra_system="chat-differs" in faults,
+            rejects_unknown="reject-unknown" in faults,
         )
-        self._health = Health(healthy="never-ready" not in faults, usable="never-ready" not in faults)
-        self._completions = Counter()
-        self._scored_prompts = Counter()
+        self._arrivals = Arrivals(faults)
+        self._streams = Counter()
         self._finished = Counter()
-        self._unseeded = Counter()  # continuations whose request names no seed
         self._started = int(time.time())
 
-    @property
-    def healthy(self) -> bool:
-        """What /health says, which need not be true."""
-        return self._health.healthy
+    def check_access(self, path: str, authorization: str | None) -> None:
+        """Lets everybody in: the double of vLLM has no API key."""
+
+    def get(self, path: str) -> Content | None:
+        """The answer to a GET; None for a path that there is not."""
+        match path:
+            case "/health" | "/ping":
+                return Content(200 if self._arrivals.healthy else 503, b"", "text/plain")
+            case "/version":
+                return Content.json(200, {"version": vllm.__version__})
+            case "/v1/models":
+                return Content.json(200, self.models())
+            case "/metrics":
+                return Content(200, self._metrics().encode(), "text/plain; version=0.0.4; charset=utf-8")
+            case "/openapi.json":
+                return Content.json(200, self._openapi())
+        return None
+
+    def post(self, path: str, body: Json) -> Json | Iterator[Json] | None:
+        """The answer to a POST: one object, the events of a stream without `[DONE]`, or None for an unknown path."""
+        match path:
+            case "/v1/completions":
+                return self.generate(body, chat=False)
+            case "/v1/chat/completions":
+                return self.generate(body, chat=True)
+            case "/tokenize":
+                return self._tokenize(body)
+            case "/detokenize":
+                return self._detokenize(body)
+        return None
 
     def models(self) -> Json:
         """The answer of /v1/models."""
@@ -96,26 +108,15 @@ class Service:
         ]
         return {"object": "list", "data": cards}
 
-    def metrics(self) -> str:
-        """A few lines in the Prometheus text format, under the names that vLLM uses."""
-        label = f'{{engine="0",model_name="{self._args.served_model_name[0]}"}}'
-        lines = []
-        for name in ("vllm:num_preemptions_total", "vllm:prefix_cache_queries_total", "vllm:prefix_cache_hits_total"):
-            lines += [
-                f"# HELP {name} A double for tests counts nothing.",
-                f"# TYPE {name} counter",
-                f"{name}{label} 0.0",
-            ]
-        name = "vllm:request_success_total"
-        lines += [
-            f"# HELP {name} Requests answered.",
-            f"# TYPE {name} counter",
-            f"{name}{label} {self._finished.value}.0",
-        ]
-        return "\n".join(lines) + "\n"
+    def _metrics(self) -> str:
+        return prometheus(
+            self._args.served_model_name[0],
+            finished=self._finished.value,
+            cache=self._engine.cache,
+            speculation=self._engine.speculation,
+        )
 
-    def openapi(self) -> Json:
-        """The answer of /openapi.json: the endpoints, and the fields of the two generating ones."""
+    def _openapi(self) -> Json:
         paths = {
             "get": ["/health", "/version", "/v1/models", "/metrics"],
             "post": ["/tokenize", "/detokenize", "/v1/completions", "/v1/chat/completions"],
@@ -133,116 +134,104 @@ class Service:
             },
         }
 
-    def tokenize(self, body: Json) -> Json:
-        """The answer of /tokenize."""
+    def _tokenize(self, body: Json) -> Json:
         tokens = list(parse_tokenize(body, self._limits))
         strings = [decode([token_id]) for token_id in tokens] if body.get("return_token_strs") else None
         length = self._args.max_model_len
         return {"count": len(tokens), "max_model_len": length, "tokens": tokens, "token_strs": strings}
 
-    def detokenize(self, body: Json) -> Json:
-        """The answer of /detokenize."""
+    def _detokenize(self, body: Json) -> Json:
         check_model(body, self._limits)
         return {"prompt": decode(body.get("tokens") or [])}
 
     def generate(self, body: Json, *, chat: bool) -> Json | Iterator[Json]:
         """The answer of the two generating endpoints: one object, or the events of a stream without `[DONE]`."""
-        self._fail_if_asked(self._completions.next())
-        request = parse_chat(body, self._limits) if chat else parse_completion(body, self._limits)
+        self._arrivals.admit()
         reply = Reply(
-            request=request,
+            request=self._request(body, chat=chat),
             id=new_id(chat=chat),
             created=int(time.time()),
             system_fingerprint=self._system_fingerprint(),
-            no_logprobs="no-logprobs" in self._faults,
-            wrong_usage="wrong-usage" in self._faults,
-            spoiled_logprob=self._faults.spoiled_logprob,
+            faults=self._faults,
         )
-        if request.stream:
-            return self._stream(reply)
-        started = time.perf_counter()
-        first_token = 0.0
+        if reply.request.stream:
+            return spoil_stream(self._stream(reply), self._faults, self._streams.next())
+        return self._whole(reply)
+
+    def _request(self, body: Json, *, chat: bool) -> GenerationRequest:
+        if "ignores-prompt-logprobs" in self._faults:
+            body = {name: value for name, value in body.items() if name != "prompt_logprobs"}
+        request = parse_chat(body, self._limits) if chat else parse_completion(body, self._limits)
+        return replace(
+            request,
+            logprobs=self._clamped_logprobs(request.logprobs),
+            prompt_logprobs=self._clamped_logprobs(request.prompt_logprobs),
+        )
+
+    def _clamped_logprobs(self, asked: int | None) -> int | None:
+        if asked is None or "clamp-logprobs" not in self._faults:
+            return asked
+        most = int(self._faults.number("clamp-logprobs"))
+        return most if asked == -1 else min(asked, most)
+
+    def _whole(self, reply: Reply) -> Json:
+        request, started, first_token = reply.request, time.perf_counter(), 0.0
         outputs = []
-        for prompt, index in _prompts_in_order(request):
-            distributions = self._score(prompt) if request.prompt_logprobs is not None else None
-            steps = []
-            for step in self._steps(prompt, request, index % request.n):
-                first_token = first_token or time.perf_counter()
-                steps.append(step)
-            outputs.append(Output(prompt, distributions, steps))
+        with self._arrivals.in_flight() as visit:
+            for prompt, index in _prompts_in_order(request):
+                now = self._engine.admit(prompt, request, visit.company)
+                distributions = self._engine.score(prompt, now) if request.prompt_logprobs is not None else None
+                steps: list[Step] = []
+                for burst in self._engine.bursts(prompt, request, index % request.n, now):
+                    first_token = first_token or time.perf_counter()
+                    steps += burst
+                outputs.append(Output(prompt, distributions, steps, now.cached_tokens))
         metrics = self._timing(started, first_token, outputs)
         self._finished.next()
-        return reply.chat(outputs, metrics) if chat else reply.completion(outputs, metrics)
+        return reply.chat(outputs, metrics) if request.chat else reply.completion(outputs, metrics)
 
     def _stream(self, reply: Reply) -> Iterator[Json]:
         request, started, first_token = reply.request, time.perf_counter(), 0.0
         outputs: list[Output] = []
-        for prompt, index in _prompts_in_order(request):
-            if request.chat:
-                yield reply.chat_opening(index, prompt)
-            steps: list[Step] = []
-            shown = ""
-            for step in self._steps(prompt, request, index % request.n):
-                first_token = first_token or time.perf_counter()
-                steps.append(step)
-                output = Output(prompt, None, steps)
-                delta = _new_text(steps, shown)
-                shown += delta
-                chunk = (
-                    reply.chat_chunk(index, output, delta)
-                    if request.chat
-                    else reply.completion_chunk(index, output, delta, first=len(steps) == 1)
-                )
-                if request.continuous_usage:
-                    chunk["usage"] = reply.usage([output])
-                if step.finish_reason and not request.include_usage:
-                    chunk["system_fingerprint"] = reply.system_fingerprint
-                yield chunk
-            outputs.append(Output(prompt, None, steps))
+        with self._arrivals.in_flight() as visit:
+            for prompt, index in _prompts_in_order(request):
+                now = self._engine.admit(prompt, request, visit.company)
+                steps: list[Step] = []
+                outputs.append(Output(prompt, None, steps, now.cached_tokens))
+                if request.chat:
+                    yield reply.chat_opening(index, prompt)
+                shown: list[Step] = []
+                for burst in self._engine.bursts(prompt, request, index % request.n, now):
+                    first_token = first_token or time.perf_counter()
+                    steps += burst
+                    if kept := self._kept(burst, first=len(steps) - len(burst) + 1):
+                        yield self._chunk(reply, index, outputs[-1], shown, kept)
+                        shown += kept
         if request.include_usage:
             yield reply.usage_chunk(outputs, self._timing(started, first_token, outputs))
         self._finished.next()
 
-    def _steps(self, prompt: Sequence[int], request: GenerationRequest, repeat: int) -> Iterator[Step]:
-        sampling = request.sampling
-        # vLLM clamps without a word what does not fit into the context.
-        room = min(sampling.max_tokens, self._args.max_model_len - len(prompt))
-        asked = max(1, room // 2) if "short" in self._faults else room
-        random = Random(self._unseeded.next() if sampling.seed is None else sampling.seed + repeat)
-        for count, step in enumerate(continue_prompt(self._model, prompt, sampling, random), 1):
-            last = count == asked and step.finish_reason is None
-            yield Step(step.token_id, step.distribution, "length", None) if last else step
-            if count == asked:
-                return
+    def _kept(self, burst: Sequence[Step], *, first: int) -> list[Step]:
+        """The burst, whose first token is the `first`-th, without the one that the fault stream-drops leaves out."""
+        dropped = self._faults.number("stream-drops")
+        return [step for count, step in enumerate(burst, first) if count != dropped or step.finish_reason]
 
-    def _score(self, prompt: Sequence[int]) -> list[Any]:
-        garbage = self._scored_prompts.next() == self._faults.number("garbage-prompt")
-        return score(self._model, prompt, garbage=garbage)
+    def _chunk(self, reply: Reply, index: int, output: Output, shown: Sequence[Step], burst: Sequence[Step]) -> Json:
+        text = _new_text(shown, burst)
+        if reply.request.chat:
+            chunk = reply.chat_chunk(index, burst, text)
+        else:
+            chunk = reply.completion_chunk(index, output.prompt, burst, text, first=not shown)
+        if reply.request.continuous_usage:
+            chunk["usage"] = reply.usage([output])
+        if burst[-1].finish_reason and not reply.request.include_usage:
+            chunk["system_fingerprint"] = reply.system_fingerprint
+        return chunk
 
     def _timing(self, started: float, first_token: float, outputs: Sequence[Output]) -> Json | None:
         if not self._args.enable_per_request_metrics or len(outputs) != 1:
             return None
         return timing_metrics(started, first_token, len(outputs[0].steps))
-
-    def _fail_if_asked(self, count: int) -> None:
-        if "health-lies" in self._faults:
-            self._break_down()
-        if not self._health.usable:
-            raise RequestError(ENGINE_ERROR, code=500, kind="InternalServerError")
-        if count >= self._faults.number("die-after"):
-            os._exit(0)
-        if count >= self._faults.number("hang-after"):
-            threading.Event().wait()
-        if count >= self._faults.number("500-after"):
-            raise RequestError("Internal server error", code=500, kind="InternalServerError")
-        if count >= self._faults.number("garbage-after"):
-            raise GarbageAnswerError(_GARBAGE)
-
-    def _break_down(self) -> None:
-        if self._health.usable:
-            log_lines.engine_traceback("EngineCore encountered a fatal error.", _ASKED_TO_LIE)
-            threading.Timer(1.0, os._exit, [0]).start()
-        self._health = Health(healthy=False, usable=False)
 
     def _system_fingerprint(self) -> str:
         settings = {
@@ -257,9 +246,15 @@ def _prompts_in_order(request: GenerationRequest) -> Iterator[tuple[Sequence[int
     return ((prompt, index) for index, prompt in enumerate(choices))
 
 
-def _new_text(steps: Sequence[Step], shown: str) -> str:
-    """The text that the last step added; an unfinished character is held back until it is whole or nothing follows."""
+def _new_text(shown: Sequence[Step], burst: Sequence[Step]) -> str:
+    """The text that a burst adds; an unfinished character is held back until it is whole or nothing follows."""
+    before = _text(shown)
+    text = _text([*shown, *burst])
+    return text[len(before) :] if text.startswith(before) else ""
+
+
+def _text(steps: Sequence[Step]) -> str:
     text = decode([step.token_id for step in steps], skip_special=True)
     if text.endswith("\N{REPLACEMENT CHARACTER}") and steps[-1].finish_reason is None:
-        text = text.rstrip("\N{REPLACEMENT CHARACTER}")
-    return text[len(shown) :] if text.startswith(shown) else ""
+        return text.rstrip("\N{REPLACEMENT CHARACTER}")
+    return text

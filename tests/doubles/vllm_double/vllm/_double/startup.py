@@ -21,6 +21,15 @@ _BAD_PATH = (
     "huggingface_hub.errors.HFValidationError: Repo id must be in the form 'repo_name' or 'namespace/repo_name': "
     "'{model}'. Use `repo_type` argument if needed."
 )
+_TOO_FEW_DEVICES = (
+    "pydantic_core._pydantic_core.ValidationError: 1 validation error for ParallelConfig\n"
+    "  Value error, World size ({asked}) is larger than the number of available GPUs ({devices}) in this node. If this "
+    "is intentional and you are using:\n"
+    "- ray, set '--distributed-executor-backend ray'.\n"
+    "- multiprocessing, set '--nnodes' appropriately. [type=value_error, input_value=ArgsKwargs(()), "
+    "input_type=ArgsKwargs]\n"
+    "    For further information visit https://errors.pydantic.dev/2.12/v/value_error"
+)
 _UNSUPPORTED = "ValueError: The model's architectures ['FooForCausalLM'] are not supported"
 _ENGINE_FAILED = (
     "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {'EngineCore': 1}"
@@ -44,6 +53,8 @@ def main() -> None:
     args = arguments.parse(sys.argv[1:])
     _handle_signals(faults)
     log_lines.announce(args)
+    if "echo-secrets" in faults:
+        log_lines.echo_secrets()
     server = _bind(args, faults)
     _load(args, faults)
     server.open(Service(args, faults, os.environ))
@@ -62,6 +73,10 @@ def _bind(args: argparse.Namespace, faults: Faults) -> DoubleServer:
 def _load(args: argparse.Namespace, faults: Faults) -> None:
     if "bad-path" in faults or arguments.names_a_missing_folder(args.model):
         log_lines.api_server_traceback(_BAD_PATH.format(model=args.model))
+        sys.exit(1)
+    asked, devices = arguments.world_size(args), int(os.environ.get("LLMPARITY_DOUBLE_DEVICES", "1"))
+    if asked > devices:
+        log_lines.api_server_traceback(_TOO_FEW_DEVICES.format(asked=asked, devices=devices))
         sys.exit(1)
     if "grandchild" in faults:
         command = [sys.executable, "-S", "-c", _GRANDCHILD, "VLLM::EngineCore"]

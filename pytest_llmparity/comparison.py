@@ -1,0 +1,159 @@
+"""The checks by name: what each does with the captures it takes, for test files and for `llmparity compare` alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .captures.model import Capture
+from .parity.equivalence import compare_equivalent
+from .parity.finish import compare_finish
+from .parity.forced import compare_forced
+from .parity.greedy import compare_greedy, tie_movements
+from .parity.prompt_ids import compare_prompt_ids
+from .parity.rollout import Decoded, compare_decode, compare_rollout
+from .stats.kernel import Levels
+from .verdicts import Verdict
+from .workloads.model import Workload
+from .workloads.variants import BATCH
+from .workloads.vocabulary import Vocabulary
+
+Movements = np.ndarray[tuple[int], np.dtype[np.float64]]
+
+
+@dataclass(frozen=True)
+class Given:
+    """Captures and the workloads they answer, by role (`plan.Take`), with the rule to judge them by."""
+
+    captures: Mapping[str, Capture]
+    workloads: Mapping[str, Workload]
+    vocabulary: Vocabulary
+    margin: float
+    levels: Levels
+
+
+def of_one_prompt(given: Given, prompt_id: str) -> Given:
+    """Return the comparison of one prompt alone; yardsticks that do not have it stay whole.
+
+    Raises:
+        KeyError: when the candidate answered no such prompt.
+    """
+    given.workloads["candidate"].find(prompt_id)
+    captures, workloads = dict(given.captures), dict(given.workloads)
+    for role, workload in given.workloads.items():
+        prompts = tuple(prompt for prompt in workload.prompts if prompt.id == prompt_id)
+        if prompts:
+            workloads[role] = replace(workload, prompts=prompts, stages=())
+            captures[role] = _of_prompt(given.captures[role], workloads[role])
+    return replace(given, captures=captures, workloads=workloads)
+
+
+def _of_prompt(capture: Capture, single: Workload) -> Capture:
+    i = capture.position(single.prompts[0].id)
+    scored = capture.scored(i)
+    return replace(
+        capture,
+        workload_digest=single.digest,
+        answers=(capture.answers[i],),
+        offsets=np.array([0, len(scored.token_ids)], np.int64),
+        arrays=scored,
+        _index={},
+    )
+
+
+def _prompt_ids(given: Given) -> Verdict:
+    baseline, candidate = given.captures.get("baseline"), given.captures["candidate"]
+    return compare_prompt_ids(given.workloads["candidate"], baseline, candidate, given.vocabulary)
+
+
+def _forced_kl(given: Given) -> Verdict:
+    captures = given.captures
+    return compare_forced(
+        given.workloads["candidate"],
+        captures.get("reference"),
+        captures["baseline"],
+        captures["candidate"],
+        margin=given.margin,
+        levels=given.levels,
+    )
+
+
+def _greedy(given: Given) -> Verdict:
+    return compare_greedy(
+        given.workloads["candidate"],
+        given.captures["baseline"],
+        given.captures["candidate"],
+        movements=_movements(given, "baseline-forced"),
+        levels=given.levels,
+        vocabulary=given.vocabulary,
+    )
+
+
+def _finish(given: Given) -> Verdict:
+    return compare_finish(given.workloads["candidate"], given.captures.get("baseline"), given.captures["candidate"])
+
+
+def _decode(given: Given) -> Verdict:
+    arm = _decoded(given, "candidate", "candidate-forced", "reference")
+    return compare_decode(arm, margin=given.margin, levels=given.levels)
+
+
+def _rollout(given: Given) -> Verdict:
+    return compare_rollout(
+        _decoded(given, "baseline", "baseline-forced", "reference"),
+        _decoded(given, "candidate", "candidate-forced", "candidate-reference"),
+        margin=given.margin,
+        levels=given.levels,
+    )
+
+
+def _decoded(given: Given, decode: str, forced: str, reference: str) -> Decoded:
+    captures = given.captures
+    return Decoded(given.workloads[decode], captures[decode], captures[forced], captures.get(reference))
+
+
+def _equivalent(check: str, ways: tuple[str, str], *, bits: bool) -> Callable[[Given], Verdict]:
+    def compare(given: Given) -> Verdict:
+        return compare_equivalent(
+            given.workloads["baseline"],
+            given.captures["baseline"],
+            given.captures["candidate"],
+            check=check,
+            ways=ways,
+            again=given.captures.get("again"),
+            bits=bits,
+            movements=_movements(given, "candidate-forced"),
+            levels=given.levels,
+            vocabulary=given.vocabulary,
+        )
+
+    return compare
+
+
+def _movements(given: Given, forced: str) -> Movements | None:
+    if forced not in given.captures or "reference" not in given.captures:
+        return None
+    return tie_movements(given.workloads[forced], given.captures["reference"], given.captures[forced])
+
+
+PAIRS: Mapping[str, Callable[[Given], Verdict]] = {
+    "prompt_ids": _prompt_ids,
+    "forced_kl": _forced_kl,
+    "greedy": _greedy,
+    "finish": _finish,
+    "rollout": _rollout,
+}
+"""What `plan.PAIR_CHECKS` do with their captures."""
+
+ENGINES: Mapping[str, Callable[[Given], Verdict]] = {
+    "prompt_ids": _prompt_ids,
+    "finish": _finish,
+    "decode": _decode,
+    "batching": _equivalent("batching", ("alone", f"{BATCH} in flight"), bits=False),
+    "neighbours": _equivalent("neighbours", ("alone", "in company"), bits=False),
+    "streaming": _equivalent("streaming", ("in one piece", "streamed"), bits=True),
+    "chat": _equivalent("chat", ("completion of the rendered ids", "chat"), bits=True),
+}
+"""What `plan.ENGINE_CHECKS` do with their captures; `texts` compares nothing."""

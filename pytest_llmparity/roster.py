@@ -1,0 +1,163 @@
+"""The arms of one run, and what identifies each of them without starting it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from .arms import (
+    REPLAY,
+    Arm,
+    EngineSpec,
+    Variant,
+    in_profile,
+    make_arms,
+    make_pairs,
+    reference_arm,
+    require_distinct,
+    resolve_engine,
+)
+from .captures.replay import RecordedCaptures
+from .demo_model import demo_model_path, ensure_demo_model
+from .engines.base import Interpreter
+from .engines.checkpoint import Checkpoint, checkpoint_dtype, read_checkpoint, require_checkpoint_folder
+from .engines.environments import EnvironmentStore
+from .engines.kinds import KINDS
+from .engines.launch_key import LaunchKey, make_attached_key, make_launch_key
+from .engines.lifecycle import InterpreterFinder
+from .options import DEMO, Settings
+
+_KINDS = (*KINDS, REPLAY)
+
+
+class Roster:
+    """Arms, pairs and the reference; launch keys, checkpoints and draws. `run` is the id of this run."""
+
+    def __init__(self, settings: Settings, cache: Path, say: Callable[[str], None], run: str) -> None:
+        self._settings, self._cache, self._say, self._run = settings, cache, say, run
+        environments = EnvironmentStore(cache / "envs", installer=settings.installer, progress=say)
+        self.finder = InterpreterFinder(environments, Path(sys.executable))
+        self._recorded: dict[str, RecordedCaptures] = {}
+        self._keys: dict[str, LaunchKey] = {}
+        self._checkpoints: dict[Path, Checkpoint] = {}
+        self._fresh_draws: dict[str, int] = {}
+        self.engines = tuple(resolve_engine(entry, settings.tables, _KINDS) for entry in settings.engines)
+        reference = self._reference_engine()
+        self.variant = self._variant(reference)
+        self.arms = tuple(_as_its_kind_runs(arm) for arm in make_arms(self.engines, self.variant))
+        self.pairs = make_pairs(self.arms, settings.baseline)
+        self.reference = reference_arm(reference, self.variant)
+        require_distinct(self.all)
+
+    @property
+    def all(self) -> tuple[Arm, ...]:
+        """The reference, and every arm in each profile it has."""
+        deployed = (in_profile(arm, "deployed") for arm in self.arms)
+        return tuple(dict.fromkeys((self.reference, *self.arms, *deployed)))
+
+    def check_early(self) -> None:
+        """Check all that can be wrong without loading a model: kinds, folders, named interpreters.
+
+        Raises:
+            ValueError, EngineError: with what was expected.
+        """
+        for engine in (*self.engines, self.reference.engine):
+            if engine.kind not in _KINDS:
+                raise ValueError(f"engine {engine.name!r}: unknown kind {engine.kind!r}; known: {', '.join(_KINDS)}")
+        for arm in (*self.arms, self.reference):
+            if (recorded := self.recorded(arm)) is not None:
+                recorded.workloads, recorded.captures  # noqa: B018  # reading them says what is wrong
+            elif arm.model != demo_model_path(self._cache):
+                require_checkpoint_folder(arm.model)
+        for engine in self.engines:
+            if engine.is_started:
+                self.finder.find(engine, create=False)
+
+    def recorded(self, arm: Arm) -> RecordedCaptures | None:
+        """Return the captures that stand for an arm of kind `replay`; None for one that is asked."""
+        folder = arm.engine.captures
+        if folder is None:
+            return None
+        return self._recorded.setdefault(folder, RecordedCaptures(Path(folder)))
+
+    def key(self, arm: Arm) -> LaunchKey:
+        """Return an arm's launch key; makes its managed environment and the demo model if they are missing."""
+        if arm.id not in self._keys:
+            self._keys[arm.id] = self._make_key(arm)
+        return self._keys[arm.id]
+
+    def _make_key(self, arm: Arm) -> LaunchKey:
+        if (recorded := self.recorded(arm)) is not None:
+            return LaunchKey(recorded.key_fields())
+        if arm.engine.url is not None:
+            return make_attached_key(arm, self.checkpoint(arm), None if arm.engine.cache else self._run)
+        return make_launch_key(arm, KINDS[arm.engine.kind], self.interpreter(arm), self.checkpoint(arm))
+
+    def checkpoint(self, arm: Arm) -> Checkpoint:
+        """Return the checkpoint an arm loads, made first if it is the demo model."""
+        path = arm.model
+        if path not in self._checkpoints:
+            if path == demo_model_path(self._cache) and not path.is_dir():
+                ensure_demo_model(self._cache, self.interpreter(self.reference).python, self._say)
+            self._checkpoints[path] = read_checkpoint(path, self._cache / "weights-digests.json")
+        return self._checkpoints[path]
+
+    def interpreter(self, arm: Arm) -> Interpreter:
+        """Return the Python that runs an arm's engine; its managed environment is made if it is missing."""
+        found = self.finder.find(arm.engine, create=True)
+        assert found is not None
+        return found
+
+    def is_set_up(self, arm: Arm) -> bool:
+        """Say whether the arm's interpreter, the reference's and the checkpoint are there already."""
+        engines = [engine for engine in (arm.engine, self.reference.engine) if engine.is_started]
+        found = all(self.finder.find(engine, create=False) for engine in engines)
+        return found and (arm.engine.kind == REPLAY or arm.model.is_dir())
+
+    def draw(self, arm: Arm, next_draw: Callable[[LaunchKey], int]) -> int:
+        """Return the draw of an arm; arms with one launch key (A/A twins, fp32 `hf` and the reference) share none.
+
+        `next_draw` tells the lowest draw that no capture of a key has, for `--llm-fresh`.
+        """
+        digest = self.key(arm).digest
+        before = self.all[: self.all.index(arm)]
+        twins = sum(self.is_set_up(other) and self.key(other).digest == digest for other in before)
+        if not self._settings.fresh:
+            return twins
+        if digest not in self._fresh_draws:
+            self._fresh_draws[digest] = next_draw(self.key(arm))
+        return self._fresh_draws[digest] + twins
+
+    def _variant(self, reference: EngineSpec) -> Variant:
+        model = self._settings.model
+        if model is None:
+            if all(engine.kind == REPLAY for engine in (*self.engines, reference)):
+                return Variant("base", Path(), "as recorded")
+            raise ValueError(
+                "no model: give --llm-model=PATH (a checkpoint folder), or --llm-model=demo for the 135M demo model"
+            )
+        path = demo_model_path(self._cache) if model == DEMO else Path(model).expanduser().absolute()
+        dtype = self._settings.dtype or ("bfloat16" if model == DEMO else checkpoint_dtype(path))
+        return Variant("base", path, dtype)
+
+    def _reference_engine(self) -> EngineSpec:
+        """Return the recorded reference; else the hf engine of this run, without its arguments; else a default one."""
+        named = self._settings.reference
+        if named.startswith(f"{REPLAY}@"):
+            return resolve_engine(named, {}, _KINDS)
+        candidates = [engine for engine in (*self.engines, *self._settings.tables.values()) if engine.kind == "hf"]
+        chosen = candidates[0] if candidates else EngineSpec("hf", "hf")
+        return replace(chosen, args=("--tokenizer-only",) if named == "none" else ())
+
+
+def _as_its_kind_runs(arm: Arm) -> Arm:
+    """Return the arm in its kind's only profile, where there is one; unknown kinds are refused elsewhere."""
+    if arm.engine.kind == REPLAY:
+        return replace(arm, fixed=True)
+    kind = KINDS.get(arm.engine.kind)
+    if arm.engine.url is not None:
+        return replace(arm, profile="deployed", fixed=True)
+    only = None if kind is None else kind.only_profile
+    return arm if only is None else replace(arm, profile=only, fixed=True)

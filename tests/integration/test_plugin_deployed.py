@@ -1,0 +1,22 @@
+"""The deployed profile: rollouts under load, and the ways in which one engine must answer alike."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from parity_project import ParityProject
+
+pytest_plugins = ("parity_project",)
+
+QUICK = {"quick": {"base": "smoke", "rollouts": 32, "rollout-tokens": 24}}
+
+
+def test_both_profiles_pass_on_honest_engines(parity_project: ParityProject) -> None:
+    parity_project.settings(run_profile="quick", run_profiles=QUICK)
+    parity_project.honest_pair()
+    run = parity_project.gate("a,b")
+    assert run.code == 0, run.output
+    assert run.outcomes == {"passed": 13}
+    assert run.started == {"a": 1, "a-deployed": 1, "b": 1, "b-deployed": 1, "reference": 2}
+    assert {check["check"] for check in run.report["checks"]} >= {"rollout", "batching", "neighbours", "streaming", "chat"}
