@@ -80,7 +80,8 @@ class Variant:
 class Arm:
     """engine x variant x profile: what is started once and answers workloads.
 
-    An arm that is `fixed` has no twin in another profile: its kind runs in one way only, or it is half of a toggle.
+    An arm that is `fixed` has no twin in another profile: its kind runs in one way only. Half of a toggle, which is
+    always `deployed`, knows the strict arm it is `toggled_from`.
     """
 
     id: str
@@ -88,6 +89,7 @@ class Arm:
     variant: Variant
     profile: Profile = "strict"
     fixed: bool = False
+    toggled_from: Arm | None = None
 
     @property
     def model(self) -> Path:
@@ -106,6 +108,26 @@ class ArmPair:
     def id(self) -> str:
         """Test id of the pair; only characters that no shell treats specially."""
         return f"{self.candidate.id}-vs-{self.baseline.id}"
+
+
+@dataclass(frozen=True)
+class ArmToggle:
+    """One engine with a feature switched `off` and `on`, each an arm; `lacking` says why it cannot be had here.
+
+    A `warm` feature shows in prompts that were asked before. `counter` is what the engine counts while it works.
+    """
+
+    name: str
+    off: Arm
+    on: Arm
+    lacking: str | None = None
+    warm: bool = False
+    counter: str | None = None
+
+    @property
+    def id(self) -> str:
+        """Test id, `ARM.FEATURE`."""
+        return self.on.id.removesuffix("-on")
 
 
 class EngineNameError(ValueError):
@@ -190,6 +212,8 @@ def in_profile(arm: Arm, profile: Profile) -> Arm:
     """Return the same engine and variant in a profile; a `fixed` arm stays what it is."""
     if arm.fixed or arm.profile == profile:
         return arm
+    if arm.toggled_from is not None:
+        return arm.toggled_from
     return replace(arm, id=f"{arm.id}-{profile}", profile=profile)
 
 

@@ -155,5 +155,6 @@ ENGINES: Mapping[str, Callable[[Given], Verdict]] = {
     "neighbours": _equivalent("neighbours", ("alone", "in company"), bits=False),
     "streaming": _equivalent("streaming", ("in one piece", "streamed"), bits=True),
     "chat": _equivalent("chat", ("completion of the rendered ids", "chat"), bits=True),
+    "alike": _equivalent("alike", ("off", "on"), bits=False),
 }
-"""What `plan.ENGINE_CHECKS` do with their captures; `texts` compares nothing."""
+"""What `plan.ENGINE_CHECKS` and a toggle's `alike` do with their captures; `texts` compares nothing."""

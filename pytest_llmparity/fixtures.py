@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
 from .items import OPTIONAL
 
 if TYPE_CHECKING:
-    from .handles import EnginePair, Reference, SingleEngine
+    from .arms import ArmToggle
+    from .handles import EnginePair, Reference, SingleEngine, ToggledEngine
     from .run import Run
     from .workloads.sources import PromptSource
 
@@ -29,11 +30,14 @@ class Workloads:
 
         return shipped()
 
-    def jsonl(self, path: str | Path) -> PromptSource:
-        """Return prompts from a JSONL file, relative to the root of the tests."""
+    def jsonl(self, path: str | Path, *, text: bool = True) -> PromptSource:
+        """Return prompts from a JSONL file, relative to the root of the tests (docs/prompts.md).
+
+        Without `text` they are private: what a run keeps and shows holds token ids and digests in the place of text.
+        """
         from .workloads.sources import from_jsonl
 
-        return from_jsonl(self._root / path)
+        return from_jsonl(self._root / path, text=text)
 
 
 @pytest.fixture(scope="session")
@@ -43,9 +47,12 @@ def llm_workloads(request: pytest.FixtureRequest) -> Workloads:
 
 
 @pytest.fixture(scope="session")
-def llm_workload(llm_workloads: Workloads) -> PromptSource:
-    """The prompts all llm tests use; override it in conftest.py for prompts of one's own."""
-    return llm_workloads.shipped()
+def llm_workload(request: pytest.FixtureRequest, llm_workloads: Workloads) -> PromptSource:
+    """The prompts all llm tests use: of `--llm-workload`, else the shipped ones; override it for others."""
+    from .plugin import llm_run
+
+    run = llm_run(request.config)
+    return llm_workloads.shipped() if run is None else run.source
 
 
 @pytest.fixture
@@ -68,6 +75,21 @@ def llm_engine(request: pytest.FixtureRequest, llm_workload: PromptSource) -> Si
     run, item = _run(request), _item(request)
     _prepare(run, item, llm_workload)
     return SingleEngine(run.session, request.param, llm_workload, lambda verdict: run.record(item, verdict))
+
+
+@pytest.fixture
+def llm_toggle(request: pytest.FixtureRequest, llm_workload: PromptSource) -> ToggledEngine:
+    """One engine with one feature off and on, one item for each engine and each of `toggles`."""
+    from .handles import ToggledEngine
+
+    run, item = _run(request), _item(request)
+    if not hasattr(request, "param"):
+        pytest.skip("no toggles: name features in --llm-toggles or [tool.llmparity] toggles")
+    toggle: ArmToggle = request.param
+    if toggle.lacking is not None:
+        _skip_optional(item, toggle.lacking)
+    _prepare(run, item, llm_workload)
+    return ToggledEngine(run.session, toggle, llm_workload, lambda verdict: run.record(item, verdict))
 
 
 @pytest.fixture
@@ -99,13 +121,26 @@ def _prepare(run: Run, item: pytest.Function, source: PromptSource) -> None:
     """Make the item's captures; an engine that fails is an error of the setup, told without a traceback."""
     from .engines.base import EngineError
 
-    if (lacking := run.why_not(item)) is not None:
-        item.stash[OPTIONAL] = not lacking.required
-        pytest.skip(lacking.reason)
+    _skip_what_cannot_be_done(run, item)
     reason = None
     try:
         run.prepare(item, source)
     except EngineError as error:
         reason = str(error)
+    _skip_what_cannot_be_done(run, item)  # a server somebody else started was asked only now
     if reason is not None:
         pytest.fail(reason, pytrace=False)  # outside of `except`: else pytest tells the reason again for each cause
+
+
+def _skip_what_cannot_be_done(run: Run, item: pytest.Function) -> None:
+    lacking = run.why_not(item)
+    if lacking is not None and lacking.required:
+        pytest.skip(lacking.reason)
+    if lacking is not None:
+        _skip_optional(item, lacking.reason)
+
+
+def _skip_optional(item: pytest.Function, reason: str) -> NoReturn:
+    """Skip what an engine or the run profile does not have; that does not make a run red."""
+    item.stash[OPTIONAL] = True
+    pytest.skip(reason)

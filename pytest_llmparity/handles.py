@@ -6,12 +6,12 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from .arms import Arm, ArmPair
+from .arms import Arm, ArmPair, ArmToggle
 from .captures.fingerprint import differences
 from .captures.model import Capture
 from .captures.store import CaptureStore
 from .comparison import ENGINES, PAIRS, Given
-from .plan import ENGINE_CHECKS, PAIR_CHECKS, CaptureRequest, Check
+from .plan import ENGINE_CHECKS, PAIR_CHECKS, CaptureRequest, Check, alike_check
 from .session import ParitySession
 from .stats.kernel import Levels
 from .verdicts import Verdict
@@ -149,6 +149,29 @@ class SingleEngine:
         return self._record(asked.finished(ENGINES[name](given), given))
 
 
+class ToggledEngine:
+    """The fixture `llm_toggle`: one engine with one feature off and on."""
+
+    def __init__(self, session: ParitySession, toggle: ArmToggle, source: PromptSource, record: Recorder) -> None:
+        self._session, self._toggle, self._source, self._record = session, toggle, source, record
+
+    def __repr__(self) -> str:
+        return f"<llm_toggle {self.id}>"
+
+    @property
+    def id(self) -> str:
+        """Test id, `ARM.FEATURE`."""
+        return self._toggle.id
+
+    def alike(self) -> Verdict:
+        """Does the engine answer alike, up to ties, with the feature off and on? One that idled proves nothing."""
+        toggle = self._toggle
+        asked = _Asked(self._session, self._source, alike_check(toggle), toggle.on, toggle.off)
+        given = asked.given(SAME_BUILD)
+        verdict = asked.finished(ENGINES["alike"](given), given)
+        return self._record(with_activity(verdict, toggle, given.captures["candidate"]))
+
+
 class Reference:
     """The fixture `llm_reference`: the fp32 captures of the same prompts."""
 
@@ -172,6 +195,24 @@ def default_margin(session: ParitySession, pair: ArmPair) -> float:
     if len(kinds) > 1 or "openai" in kinds:  # nobody knows which engine is behind a URL
         return OTHER_ENGINE
     return SAME_BUILD if keys[0].digest == keys[1].digest else UPGRADE
+
+
+def with_activity(verdict: Verdict, toggle: ArmToggle, on: Capture) -> Verdict:
+    """Return the verdict with what the engine counted while the feature was on; idle, it proves nothing."""
+    if toggle.counter is None:
+        return verdict
+    counted = {name: value for name, value in on.fingerprint.get("counters", {}).items() if value}
+    if not counted.get(toggle.counter):
+        why = f"{toggle.name} was on, but the engine's counter {toggle.counter} did not move: nothing was tried"
+        return verdict if verdict.status == "fail" else replace(verdict, status="undecided", why=why)
+    words = ", ".join(f"{name} {value:.0f}" for name, value in sorted(counted.items()))
+    if drafts := counted.get("spec_decode_num_drafts"):
+        accepted = counted.get("spec_decode_num_accepted_tokens", 0.0)
+        words += f"; acceptance length {1 + accepted / drafts:.2f} tokens a draft"
+        counted["acceptance_length"] = round(1 + accepted / drafts, 4)
+    return replace(
+        verdict, measured=f"{verdict.measured}; {words}", figures={**verdict.figures, "counters": counted}
+    )
 
 
 class _Asked:

@@ -7,6 +7,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from .atomic import keeping, write_text
+
+_KEPT = 1000  # enough for every kind, dtype and checkpoint in use
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -27,10 +31,14 @@ class History:
         self._path = path
 
     def add(self, cost: Cost) -> None:
-        """Append one cost."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(cost)) + "\n")
+        """Append one cost; the file is replaced as a whole. Of two runs that do so at once, one may be forgotten.
+
+        Raises:
+            NotKept: when it cannot be written.
+        """
+        lines = [*self._lines()[-_KEPT:], json.dumps(asdict(cost))]
+        with keeping("the times of this run's starts", self._path):
+            write_text(self._path, "".join(f"{line}\n" for line in lines))
 
     def expected_seconds(self, like: tuple[str, str, str, str], positions: int, starts: int = 1) -> float | None:
         """Return seconds for `starts` starts and `positions` positions; None if nothing like it ran here.
@@ -41,10 +49,14 @@ class History:
         return known[-1].ready_seconds * starts + known[-1].position_seconds * positions if known else None
 
     def _read(self) -> Iterator[Cost]:
-        if not self._path.is_file():
-            return
-        for line in self._path.read_text(encoding="utf-8").splitlines():
+        for line in self._lines():
             try:
                 yield Cost(**json.loads(line))
             except (ValueError, TypeError):
                 continue
+
+    def _lines(self) -> list[str]:
+        try:
+            return self._path.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            return []

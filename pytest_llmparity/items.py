@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 
 from .verdicts import Verdict
@@ -25,3 +27,11 @@ def item_id(item: pytest.Function) -> str:
     if is_gate(item):
         return f"{item.module.__name__}::{item.name}"
     return item.nodeid.removesuffix(f"@{XDIST_GROUP}")  # xdist appends the name of the group
+
+
+def with_verdicts(
+    properties: Iterable[tuple[str, object]], verdicts: Iterable[Verdict] = ()
+) -> list[tuple[str, object]]:
+    """Return a test's properties, which JUnit shows, with these verdicts and no others."""
+    others = [(name, value) for name, value in properties if not name.startswith("llm_")]
+    return [*others, *((f"llm_{verdict.check}", f"{verdict.status}: {verdict.why}") for verdict in verdicts)]

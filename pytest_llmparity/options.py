@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from .arms import ARM_ID, REPLAY, EngineSpec
 from .durations import parse_duration
+from .engines.toggles import TOGGLE_NAMES
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -117,6 +118,22 @@ def _choice(*allowed: str) -> Callable[[object], str]:
     return parse
 
 
+def _boolean(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    if value not in ("true", "false"):
+        raise ValueError(f"expected true or false, found {value!r}")
+    return value == "true"
+
+
+def _toggles(value: object) -> tuple[str, ...]:
+    names = _names(value)
+    for name in names:
+        if name not in TOGGLE_NAMES:
+            raise ValueError(f"unknown toggle {name!r}{_did_you_mean(name, TOGGLE_NAMES)}")
+    return names
+
+
 def _reference(value: object) -> str:
     text = _text(value)
     if text not in ("hf", "none") and not (text.startswith(f"{REPLAY}@") and text != f"{REPLAY}@"):
@@ -188,10 +205,31 @@ OPTIONS: tuple[Option, ...] = (
         _reference,
         "hf",
     ),
-    Option("run-profile", "sizes and margin: smoke, ci, release, or a table [tool.llmparity.run-profiles]", _text, "ci"),
+    Option("run-profile", "sizes and margin: smoke, ci, release, or one of [tool.llmparity.run-profiles]", _text, "ci"),
+    Option(
+        "workload",
+        "JSONL file with prompts of your own, in the place of the shipped ones for all llm tests (docs/prompts.md)",
+        _path,
+        None,
+        "FILE",
+    ),
+    Option(
+        "workload-text",
+        "whether the text of your own prompts may be kept and shown: true, or false for token ids and digests alone",
+        _boolean,
+        True,
+        "BOOL",
+    ),
     Option("alpha", "chance that an unchanged engine turns the run red", _number(0, 0.2), 0.01, "P"),
     Option("margin", "how much worse than the baseline is allowed, relative to the floor", _number(0, 10), None, "M"),
     Option("top-k", "log-probabilities captured at each position", _whole(5, 20), 20, "K"),
+    Option(
+        "toggles",
+        "features whose off and on are compared on each engine: " + ", ".join(TOGGLE_NAMES),
+        _toggles,
+        (),
+        "A,B",
+    ),
     Option("undecided", "what a verdict `undecided` does to the run: fail or warn", _choice("fail", "warn"), "fail"),
     Option("keep", "leave engines warm for this long after their last use, e.g. 30m", _duration, None, "TIME"),
     Option("installer", "makes managed environments: pip or uv", _choice("pip", "uv"), "pip"),
@@ -222,9 +260,12 @@ class Settings:
     baseline: str | None
     reference: str
     run_profile: str
+    workload: Path | None
+    workload_text: bool
     alpha: float
     margin: float | None
     top_k: int
+    toggles: tuple[str, ...]
     undecided: Undecided
     keep: float | None
     installer: Literal["pip", "uv"]
@@ -253,6 +294,8 @@ def load_settings(
     table, engine_tables, profile_tables = read_table(root / "pyproject.toml")
     own_profiles = {name: profile_from_table(name, entry) for name, entry in profile_tables.items()}
     profiles = {**RUN_PROFILES, **own_profiles}
+    if ini.get("workload"):
+        ini = {**ini, "workload": from_root(ini["workload"], root)}
     values: dict[str, Any] = {}
     for option in OPTIONS:
         if option.parse is None:
@@ -308,6 +351,8 @@ def read_table(pyproject: Path) -> tuple[dict[str, Any], dict[str, Any], dict[st
         raise OptionError(f"{pyproject}, [tool.llmparity]: run-profiles: expected tables, found {profiles!r}")
     if isinstance(table.get("model"), str) and table["model"] != DEMO:
         table["model"] = from_root(table["model"], pyproject.parent)
+    if isinstance(table.get("workload"), str):
+        table["workload"] = from_root(table["workload"], pyproject.parent)
     for key in table:
         if key not in _TABLE_KEYS:
             raise OptionError(f"{pyproject}, [tool.llmparity]: unknown key {key!r}{_did_you_mean(key, _TABLE_KEYS)}")

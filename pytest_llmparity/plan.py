@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import CodeType
 from typing import Any, Literal
 
-from .arms import Arm, Profile
+from .arms import Arm, ArmToggle, Profile
 
 REFERENCE = "reference"
 ROLLOUT = "rollout"
@@ -107,6 +107,24 @@ ENGINE_CHECKS: Mapping[str, Check] = {
     "streaming": _alike("greedy-streamed", "stream", probed=True),
     "chat": _alike("greedy-chat", "chat", probed=True),
 }
+
+
+def _switched(workload: str) -> Check:
+    """Return the check that an engine answers alike with a feature off (baseline) and on (candidate)."""
+    off = Take("baseline", "baseline", "in-context", "deployed")
+    on = Take("candidate", "candidate", workload, "deployed")
+    return Check((off, on, _OWN_FORCED, _REFERENCE_FORCED), statistical=1, needs=("generate",))
+
+
+ALIKE = _switched("in-context")
+ALIKE_WARM = _switched("in-context-warm")
+"""For a feature that shows only in prompts that were asked before."""
+TOGGLE_CHECKS = ("alike",)
+
+
+def alike_check(toggle: ArmToggle) -> Check:
+    """Return the check that a toggle is judged by."""
+    return ALIKE_WARM if toggle.warm else ALIKE
 
 
 def checks_called(function: Callable[..., Any], known: Iterable[str]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from .items import TIMER, XDIST_GROUP
+from .items import TIMER, XDIST_GROUP, is_gate
 from .options import OPTIONS, OptionError, Settings, load_settings
 from .report.collect import RunReport
 
@@ -67,7 +67,7 @@ def llm_run(config: pytest.Config) -> Run | None:
 
 def uses_llm(fixture_names: Any) -> bool:
     """Say whether a test asks for an engine through one of our fixtures."""
-    return bool({"llm_pair", "llm_engine", "llm_reference"}.intersection(fixture_names))
+    return bool({"llm_pair", "llm_engine", "llm_toggle", "llm_reference"}.intersection(fixture_names))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -84,7 +84,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     if run is None:
         return
-    for name, cases in (("llm_pair", run.session.roster.pairs), ("llm_engine", run.session.roster.arms)):
+    roster = run.session.roster
+    for name, cases in (("llm_pair", roster.pairs), ("llm_engine", roster.arms), ("llm_toggle", roster.toggles)):
         if name in metafunc.fixturenames and cases:
             metafunc.parametrize(name, cases, ids=[case.id for case in cases], indirect=True)
 
@@ -114,8 +115,13 @@ def _is_worker(config: pytest.Config) -> bool:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark llm tests before `-m` deselects, and keep them together under xdist: engines are shared."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark llm tests before `-m` deselects, and keep them together under xdist: engines are shared.
+
+    The gate's test of toggles is there only for who named some.
+    """
+    if not config.stash[SETTINGS].toggles:
+        items[:] = [item for item in items if not (is_gate(item) and "llm_toggle" in getattr(item, "fixturenames", ()))]
     for item in items:
         names = getattr(item, "fixturenames", ())
         if uses_llm(names):

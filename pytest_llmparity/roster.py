@@ -10,6 +10,7 @@ from pathlib import Path
 from .arms import (
     REPLAY,
     Arm,
+    ArmToggle,
     EngineSpec,
     Variant,
     in_profile,
@@ -22,14 +23,23 @@ from .arms import (
 from .captures.replay import RecordedCaptures
 from .demo_model import demo_model_path, ensure_demo_model
 from .engines.base import Interpreter
-from .engines.checkpoint import Checkpoint, checkpoint_dtype, read_checkpoint, require_checkpoint_folder
+from .engines.checkpoint import (
+    Checkpoint,
+    checkpoint_dtype,
+    longest_context,
+    read_checkpoint,
+    require_checkpoint_folder,
+)
 from .engines.environments import EnvironmentStore
 from .engines.kinds import KINDS
 from .engines.launch_key import LaunchKey, make_attached_key, make_launch_key
 from .engines.lifecycle import InterpreterFinder
+from .engines.toggles import TOGGLES, Toggle, toggled_arguments
 from .options import DEMO, Settings
 
-_KINDS = (*KINDS, REPLAY)
+_KINDS = tuple(dict.fromkeys((*KINDS, REPLAY)))
+# Of the demo model, which may not be there yet.
+_USUAL_CONTEXT = 8192
 
 
 class Roster:
@@ -49,13 +59,15 @@ class Roster:
         self.arms = tuple(_as_its_kind_runs(arm) for arm in make_arms(self.engines, self.variant))
         self.pairs = make_pairs(self.arms, settings.baseline)
         self.reference = reference_arm(reference, self.variant)
+        self.toggles = tuple(self._toggle(arm, name) for arm in self.arms for name in settings.toggles)
         require_distinct(self.all)
 
     @property
     def all(self) -> tuple[Arm, ...]:
-        """The reference, and every arm in each profile it has."""
+        """The reference, and every arm in each profile it has and with each feature switched."""
         deployed = (in_profile(arm, "deployed") for arm in self.arms)
-        return tuple(dict.fromkeys((self.reference, *self.arms, *deployed)))
+        switched = (arm for toggle in self.toggles for arm in (toggle.off, toggle.on))
+        return tuple(dict.fromkeys((self.reference, *self.arms, *deployed, *switched)))
 
     def check_early(self) -> None:
         """Check all that can be wrong without loading a model: kinds, folders, named interpreters.
@@ -90,7 +102,7 @@ class Roster:
 
     def _make_key(self, arm: Arm) -> LaunchKey:
         if (recorded := self.recorded(arm)) is not None:
-            return LaunchKey(recorded.key_fields())
+            return LaunchKey(recorded.key_fields(arm.profile))
         if arm.engine.url is not None:
             return make_attached_key(arm, self.checkpoint(arm), None if arm.engine.cache else self._run)
         return make_launch_key(arm, KINDS[arm.engine.kind], self.interpreter(arm), self.checkpoint(arm))
@@ -130,6 +142,17 @@ class Roster:
             self._fresh_draws[digest] = next_draw(self.key(arm))
         return self._fresh_draws[digest] + twins
 
+    def _toggle(self, arm: Arm, name: str) -> ArmToggle:
+        toggle = TOGGLES.get(arm.engine.kind, {}).get(name) if arm.engine.is_started else None
+        off, on = (replace(arm, id=f"{arm.id}.{name}-{state}", toggled_from=arm) for state in ("off", "on"))
+        if toggle is None:
+            return ArmToggle(name, off, on, f"{arm.id}: an engine of kind {arm.engine.kind!r} has no toggle {name!r}")
+        if (lacking := toggle.lacking()) is not None:
+            return ArmToggle(name, off, on, f"{arm.id}: {lacking}")
+        length = longest_context(arm.model) if arm.model.is_dir() else _USUAL_CONTEXT
+        off, on = (_switched(each, toggle, on=each is on, length=length) for each in (off, on))
+        return ArmToggle(name, off, on, warm=toggle.warm, counter=toggle.counter)
+
     def _variant(self, reference: EngineSpec) -> Variant:
         model = self._settings.model
         if model is None:
@@ -152,10 +175,13 @@ class Roster:
         return replace(chosen, args=("--tokenizer-only",) if named == "none" else ())
 
 
+def _switched(arm: Arm, toggle: Toggle, *, on: bool, length: int) -> Arm:
+    args = toggled_arguments(toggle, arm.engine.args, on=on, max_length=length)
+    return replace(arm, engine=replace(arm.engine, args=args), profile="deployed")
+
+
 def _as_its_kind_runs(arm: Arm) -> Arm:
     """Return the arm in its kind's only profile, where there is one; unknown kinds are refused elsewhere."""
-    if arm.engine.kind == REPLAY:
-        return replace(arm, fixed=True)
     kind = KINDS.get(arm.engine.kind)
     if arm.engine.url is not None:
         return replace(arm, profile="deployed", fixed=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import shlex
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -12,16 +13,18 @@ from typing import Any
 import platformdirs
 import pytest
 
-from .arms import Arm, ArmPair
+from .arms import Arm, ArmPair, ArmToggle
 from .engines.base import EngineError
 from .items import GATE, TIMER, VERDICTS, is_gate, item_id
 from .options import Settings
-from .plan import ENGINE_CHECKS, PAIR_CHECKS, Check, checks_called
+from .plan import ENGINE_CHECKS, PAIR_CHECKS, TOGGLE_CHECKS, Check, alike_check, checks_called
 from .report.collect import RunReport
+from .report.inert import inert
 from .report.plan_text import plan_lines
+from .secrets import Secrets
 from .session import NotApplicable, ParitySession
 from .verdicts import Verdict
-from .workloads.sources import PromptSource, shipped
+from .workloads.sources import PromptSource, from_jsonl, shipped
 
 _ONCE = ("--llm-plan", "--llm-fresh", "--llm-report")
 
@@ -34,9 +37,11 @@ def cache_folder() -> Path:
 class Run:
     """The llm side of one pytest session."""
 
-    def __init__(self, config: pytest.Config, session: ParitySession) -> None:
+    def __init__(self, config: pytest.Config, session: ParitySession, source: PromptSource) -> None:
         self.config = config
         self.session = session
+        self.source = source
+        """The prompts of all tests that have no `llm_workload` of their own."""
         self._items: list[pytest.Function] = []
         self._declared_sources: set[str] = set()
 
@@ -47,25 +52,30 @@ class Run:
         Raises:
             pytest.UsageError: with what was expected.
         """
+        secrets = Secrets.of_run(settings)
         try:
-            session = ParitySession(settings, cache_folder(), _sayer(config))
+            session = ParitySession(settings, cache_folder(), _sayer(config, secrets))
             session.roster.check_early()
+            source = source_of(settings)
         except (ValueError, EngineError) as error:
-            raise pytest.UsageError(str(error)) from error
-        return cls(config, session)
+            raise pytest.UsageError(secrets.redact(str(error))) from error
+        return cls(config, session, source)
 
     def declare(self, items: Iterable[pytest.Item]) -> None:
-        """Take note of the collected llm items; those on the shipped prompts are planned now."""
+        """Take note of the collected llm items; those on the run's own prompts are planned now."""
         self._items = [item for item in items if isinstance(item, pytest.Function)]
-        for item in self._items:
-            if _workload_fixture(item) is None:
-                self._declare_item(item, shipped())
+        planned = [item for item in self._items if _workload_fixture(item) is None]
+        for item in planned:
+            self._declare_item(item, self.source)
+        if planned and (shortfall := self.session.recipe(self.source).shortfall) is not None:
+            self.session.say(shortfall)
 
     def capture_for(self, item: pytest.Item) -> None:
-        """Make what an item on the shipped prompts needs; a failure is kept and raised by its fixture."""
+        """Make what an item on the run's own prompts needs; a failure is kept and raised by its fixture."""
+        importlib.import_module(".handles", __package__)  # scipy's import takes seconds; the fixtures need it
         if isinstance(item, pytest.Function) and _workload_fixture(item) is None:
             try:
-                self.require_captures(item, shipped())
+                self.require_captures(item, self.source)
             except EngineError:
                 return
 
@@ -92,9 +102,8 @@ class Run:
 
     def print_plan(self) -> None:
         """Print arms, starts, tokens, bytes, minutes and memory."""
-        write = _sayer(self.config)
-        for line in plan_lines(self.session, shipped()):
-            write(line)
+        for line in plan_lines(self.session, self.source):
+            self.session.say(line)
 
     def record(self, item: pytest.Function, verdict: Verdict) -> Verdict:
         """Note a verdict on its item, with the id and the command that rerun it."""
@@ -104,7 +113,6 @@ class Run:
         recorded = item.stash.setdefault(VERDICTS, [])
         if verdict not in recorded:  # else a rerun of the test compared the same captures again
             recorded.append(verdict)
-        item.user_properties.append((f"llm_{verdict.check}", f"{verdict.status}: {verdict.why}"))
         return verdict
 
     def finish(self) -> None:
@@ -115,6 +123,9 @@ class Run:
 
     def why_not(self, item: pytest.Function) -> NotApplicable | None:
         """Return why a check that an item calls cannot be made; None if all can."""
+        _, _, toggle = _parameters(item)
+        if toggle is not None and (refusal := self.session.refusal(toggle.on)) is not None:
+            return NotApplicable(refusal, required=False)
         reasons = (self.session.why_not(check, candidate, baseline) for check, candidate, baseline in self._asked(item))
         return next(filter(None, reasons), None)
 
@@ -124,12 +135,14 @@ class Run:
 
     def _asked(self, item: pytest.Function) -> list[tuple[Check, Arm, Arm | None]]:
         """Return the checks an item calls, each with its candidate and baseline."""
-        pair, arm = _parameters(item)
+        pair, arm, toggle = _parameters(item)
         asked: list[tuple[Check, Arm, Arm | None]] = []
         if pair is not None:
             asked += [(PAIR_CHECKS[name], pair.candidate, pair.baseline) for name in self._checks(item, PAIR_CHECKS)]
         if arm is not None:
             asked += [(ENGINE_CHECKS[name], arm, None) for name in self._checks(item, ENGINE_CHECKS)]
+        if toggle is not None and toggle.lacking is None:
+            asked += [(alike_check(toggle), toggle.on, toggle.off) for _ in self._checks(item, TOGGLE_CHECKS)]
         return asked
 
     @staticmethod
@@ -142,6 +155,17 @@ class Run:
         given = _llm_arguments(self.config.invocation_params.args)
         target = ["--pyargs", name] if name.startswith(GATE) else [name]
         return shlex.join(["pytest", *given, *target])
+
+
+def source_of(settings: Settings) -> PromptSource:
+    """Return the prompts that the options name: a user's file, or the shipped ones.
+
+    Raises:
+        WorkloadInvalid: naming file and line.
+    """
+    if settings.workload is None:
+        return shipped()
+    return from_jsonl(settings.workload, text=settings.workload_text)
 
 
 def require_pairs_for_gate(run: Run | None, items: Iterable[pytest.Item]) -> None:
@@ -175,9 +199,9 @@ def _off_the_clock(item: pytest.Item) -> Generator[None, None, None]:
         hook.pytest_timeout_set_timer(item=item, settings=timer)
 
 
-def _parameters(item: pytest.Function) -> tuple[ArmPair | None, Arm | None]:
+def _parameters(item: pytest.Function) -> tuple[ArmPair | None, Arm | None, ArmToggle | None]:
     parameters: Any = item.callspec.params if hasattr(item, "callspec") else {}
-    return parameters.get("llm_pair"), parameters.get("llm_engine")
+    return parameters.get("llm_pair"), parameters.get("llm_engine"), parameters.get("llm_toggle")
 
 
 def _workload_fixture(item: pytest.Function) -> Any:
@@ -203,8 +227,8 @@ def _llm_arguments(arguments: Sequence[object]) -> list[str]:
     return kept
 
 
-def _sayer(config: pytest.Config) -> Callable[[str], None]:
-    """Return a function that prints one line past pytest's capture; silent in an xdist worker."""
+def _sayer(config: pytest.Config, secrets: Secrets) -> Callable[[str], None]:
+    """Return a function that prints one line past pytest's capture, without secrets; silent in an xdist worker."""
 
     def say(line: str) -> None:
         terminal = config.pluginmanager.get_plugin("terminalreporter")
@@ -213,7 +237,7 @@ def _sayer(config: pytest.Config) -> Callable[[str], None]:
         capture = config.pluginmanager.get_plugin("capturemanager")
         with capture.global_and_fixture_disabled() if capture is not None else contextlib.nullcontext():
             terminal.ensure_newline()
-            terminal.write_line(f"llmparity: {line}")
+            terminal.write_line(f"llmparity: {inert(secrets.redact(line))}")
             terminal.flush()
 
     return say

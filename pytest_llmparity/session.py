@@ -27,6 +27,7 @@ from .engines.interpreters import InterpreterUnusable
 from .engines.kinds import KINDS
 from .engines.lifecycle import EngineEnded, Lifecycle, RunningEngine
 from .engines.process import EngineDied
+from .engines.toggles import refused
 from .history import Cost, History
 from .options import Settings
 from .plan import REFERENCE, ROLLOUT, CaptureRequest, Check, Plan
@@ -136,7 +137,7 @@ class ParitySession:
             return NotApplicable(reason, required=False)
         for arm in filter(None, (baseline, candidate)):
             if (recorded := self.roster.recorded(arm)) is not None:
-                held = {capture.workload for capture in recorded.captures.values()}
+                held = {capture.workload for capture in recorded.captures}
                 absent = sorted({take.workload for take in check.takes if take.side != REFERENCE} - held)
                 if absent:
                     reason = f"{arm.id}: {recorded.folder} holds no capture of {', '.join(absent)}"
@@ -145,6 +146,11 @@ class ParitySession:
                 reason = f"{arm.id}: an engine of kind {arm.engine.kind!r} cannot {', '.join(lacking)}"
                 return NotApplicable(reason, required=bool(_BASIC.intersection(lacking)))
         return None
+
+    def refusal(self, arm: Arm) -> str | None:
+        """Return what an engine said that ended at its start because it cannot do what it was asked for."""
+        record = self.record(arm)
+        return record.error if record.error and not record.starts and refused(record.error) else None
 
     @property
     def _runs_deployed(self) -> bool:
@@ -254,7 +260,7 @@ class ParitySession:
         """Return the capture the store holds for a request, or None."""
         arm = request.arm
         if (recorded := self.roster.recorded(arm)) is not None:
-            return recorded.captures.get(workload.digest)
+            return recorded.find(workload.digest, arm.profile)
         return self.store.get(self.roster.key(arm), workload, self._draw(arm))
 
     def _draw(self, arm: Arm) -> int:
@@ -367,8 +373,7 @@ class ParitySession:
 
     def _start(self, arm: Arm) -> RunningEngine:
         record = self.record(arm)
-        proved_top_k = self.settings.top_k if arm.id != REFERENCE or self.has_reference else None
-        engine = self.lifecycle.start(arm, self.roster.interpreter(arm), self.roster.key(arm), proved_top_k)
+        engine = self._launch_or_attach(arm)
         record.starts += engine.started_here
         record.attached += not engine.started_here
         record.version = engine.version
@@ -376,6 +381,16 @@ class ParitySession:
         record.log = str(engine.log or "")
         record.fingerprint = engine.fingerprint(self.roster.key(arm))
         return engine
+
+    def _launch_or_attach(self, arm: Arm) -> RunningEngine:
+        if arm.engine.url is not None:
+            vocabulary = next(iter(self._prepared.values())).vocabulary
+            engine = self.lifecycle.attach(arm, self.settings.top_k, vocabulary)
+            self._proved[arm.id] = engine.abilities or frozenset()
+            self.record(arm).lacking = engine.lacking
+            return engine
+        proved_top_k = self.settings.top_k if arm.id != REFERENCE or self.has_reference else None
+        return self.lifecycle.start(arm, self.roster.interpreter(arm), self.roster.key(arm), proved_top_k)
 
     def _remember_cost(self, engine: RunningEngine, made: Sequence[Capture]) -> None:
         """Note what this start and its captures cost, for the next plan."""
@@ -386,7 +401,7 @@ class ParitySession:
             self.history.add(Cost(arm.engine.kind, arm.variant.dtype, weights, seconds, each, arm.profile))
 
     def _finish(self, engine: RunningEngine) -> None:
-        if self.settings.keep is not None and engine.arm.id != REFERENCE:
+        if self.settings.keep is not None and engine.started_here and engine.arm.id != REFERENCE:
             try:
                 self.lifecycle.keep(engine, self.roster.key(engine.arm), self.settings.keep)
             except (EngineDied, ValueError) as error:

@@ -41,8 +41,12 @@ class CaptureUnreadable(ValueError):
     """A capture file that is cut off, edited, of another format, or no capture at all."""
 
 
+class CaptureMissing(CaptureUnreadable):
+    """There is no such file."""
+
+
 def write_capture(capture: Capture, path: Path) -> None:
-    """Write atomically; the folder is created."""
+    """Write atomically; the folder is created. Raises OSError, and leaves nothing half-written, when it cannot be."""
     arrays: dict[str, np.ndarray[Any, Any]] = {
         "offsets": capture.offsets,
         "token_ids": capture.arrays.token_ids,
@@ -77,14 +81,15 @@ def read_capture(path: Path) -> Capture:
     """Read and check a capture file.
 
     Raises:
+        CaptureMissing: when there is no such file.
         CaptureUnreadable: with the path and what is wrong with it.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             envelope = json.loads(archive.read("header.json"))
             data = {name: archive.read(f"{name}.npy") for name in _ARRAYS}
-    except FileNotFoundError:
-        raise CaptureUnreadable(f"{path}: no such capture") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise CaptureMissing(f"{path}: no such capture") from None
     except OSError as error:
         raise CaptureUnreadable(f"{path}: cannot be read ({error})") from error
     except _DAMAGED as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
 from typing import Any
@@ -33,7 +34,7 @@ def make_capture(
 
     `progress` is told (prompts done, prompts in all).
     """
-    began, created = time.monotonic(), datetime.now(timezone.utc)
+    began, created, counted = time.monotonic(), datetime.now(timezone.utc), client.counters()
     replies: list[Reply] = []
     for stage in workload.stages or (Stage(len(workload.prompts), 1),):
         prompts = workload.prompts[len(replies) : len(replies) + stage.prompts]
@@ -49,12 +50,17 @@ def make_capture(
         draw=draw,
         created=created.isoformat(timespec="seconds"),
         seconds=round(time.monotonic() - began, 3),
-        fingerprint=fingerprint,
+        fingerprint={**fingerprint, "counters": _moved(counted, client.counters())},
         answers=tuple(answer for answer, _ in replies),
         offsets=offsets,
         arrays=arrays,
         run=run,
     )
+
+
+def _moved(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+    """Return by how much each of the engine's own counters grew."""
+    return {name: value - before.get(name, 0.0) for name, value in after.items()}
 
 
 def _replies(
@@ -86,5 +92,7 @@ def _ask(client: EngineClient, workload: Workload, prompt: Prompt) -> Reply:
         return client.tokenize(prompt)
     if workload.kind == "score":
         return client.score(prompt, workload.top_k)
+    if workload.warm:
+        client.generate(replace(prompt, max_tokens=1), workload.top_k)
     generate = {"ids": client.generate, "stream": client.stream, "chat": client.chat}[workload.manner]
     return generate(prompt, workload.top_k)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,10 @@ class CaptureInvalid(ValueError):
 
 @dataclass(frozen=True)
 class Answer:
-    """What an engine said about one prompt besides the numbers. Counts are the engine's own (`usage`)."""
+    """What an engine said about one prompt besides the numbers. Counts are the engine's own (`usage`).
+
+    The answer to a private prompt has a digest in the place of its text.
+    """
 
     prompt_id: str
     prompt_tokens: int | None = None
@@ -30,6 +34,13 @@ class Answer:
     finish_reason: str | None = None
     text: str | None = None
     seconds: float = 0.0
+    text_sha256: str | None = None
+
+    def without_text(self) -> Answer:
+        """Return the answer with the SHA-256 of its text in the text's place."""
+        if self.text is None:
+            return self
+        return replace(self, text=None, text_sha256=hashlib.sha256(self.text.encode("utf-8", "replace")).hexdigest())
 
 
 @dataclass(frozen=True, eq=False)

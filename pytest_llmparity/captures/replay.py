@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..arms import Profile
 from ..workloads.prepare import PreparedWorkloads
 from .format import CaptureUnreadable, read_capture
 from .model import Capture
@@ -15,7 +16,7 @@ from .model import Capture
 WORKLOADS_FILE = "workloads.json"
 """The workloads beside the captures that answer them."""
 
-_TOLD_BY_THE_ENGINE = ("launch_key", "version", "facts")
+_TOLD_BY_THE_ENGINE = ("launch_key", "version", "facts", "counters")
 
 
 class RecordedCaptures:
@@ -25,18 +26,23 @@ class RecordedCaptures:
         self.folder = folder
 
     @cached_property
-    def captures(self) -> Mapping[str, Capture]:
-        """Every capture of the folder by its workload's digest.
+    def captures(self) -> tuple[Capture, ...]:
+        """Every capture of the folder.
 
         Raises:
             CaptureUnreadable: for a folder without captures, or a damaged one.
         """
         if not self.folder.is_dir():
             raise CaptureUnreadable(f"{self.folder}: no such folder of captures; `llmparity capture -o` writes one")
-        found = [read_capture(path) for path in sorted(self.folder.glob("*.npz"))]
+        found = tuple(read_capture(path) for path in sorted(self.folder.glob("*.npz")))
         if not found:
             raise CaptureUnreadable(f"{self.folder}: no capture (*.npz) in it; `llmparity capture -o` writes them")
-        return {capture.workload_digest: capture for capture in found}
+        return found
+
+    def find(self, workload_digest: str, profile: Profile) -> Capture | None:
+        """Return the capture that answers a workload; of the profile, unless that was captured in one way only."""
+        fitting = [capture for capture in self.captures if capture.workload_digest == workload_digest]
+        return next((capture for capture in fitting if _profile(capture) == profile), next(iter(fitting), None))
 
     @cached_property
     def workloads(self) -> PreparedWorkloads:
@@ -53,8 +59,11 @@ class RecordedCaptures:
                 f"{path}: not the workloads that `llmparity capture -o` writes beside captures ({error!r})"
             ) from error
 
-    def key_fields(self) -> Mapping[str, Any]:
-        """Return the launch key's fields of the arm that was captured; of `strict`, where both profiles are there."""
-        prints = [capture.fingerprint for capture in self.captures.values()]
-        chosen = next((fields for fields in prints if fields.get("profile") == "strict"), prints[0])
-        return {name: value for name, value in chosen.items() if name not in _TOLD_BY_THE_ENGINE}
+    def key_fields(self, profile: Profile) -> Mapping[str, Any]:
+        """Return the launch key's fields of the arm that was captured; of `profile`, where both are there."""
+        chosen = next((capture for capture in self.captures if _profile(capture) == profile), self.captures[0])
+        return {name: value for name, value in chosen.fingerprint.items() if name not in _TOLD_BY_THE_ENGINE}
+
+
+def _profile(capture: Capture) -> str | None:
+    return capture.fingerprint.get("profile")

@@ -1,13 +1,18 @@
-"""What a subcommand is, and how all of them print: results to stdout, progress to stderr, both inert."""
+"""What a subcommand is, and how all of them print: results to stdout, progress to stderr, inert, without secrets."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from ..options import load_settings
 from ..report.inert import inert
+from ..secrets import Secrets
 
 
 @dataclass(frozen=True)
@@ -32,12 +37,23 @@ class Group:
 
 def emit(text: str) -> None:
     """Print a result; text of a model or of a log cannot steer the terminal."""
-    print(inert(text), flush=True)
+    print(_printable(text), flush=True)
 
 
 def say(line: str) -> None:
     """Print a line of progress or an error."""
-    print(inert(f"llmparity: {line}"), file=sys.stderr, flush=True)
+    print(_printable(f"llmparity: {line}"), file=sys.stderr, flush=True)
+
+
+def _printable(text: str) -> str:
+    """Return text without secrets of the environment, of this command line and of the project's engine tables.
+
+    All of them are looked up anew: a message about a wrong option is printed before any settings are read.
+    """
+    secrets = Secrets.of_environment(os.environ) | Secrets.of_command(sys.argv)
+    with contextlib.suppress(OSError, ValueError):  # wrong settings are told by who needs them
+        secrets |= Secrets.of_run(load_settings(Path.cwd(), {}, {}))
+    return inert(secrets.redact(text))
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -8,14 +8,12 @@ from pathlib import Path
 
 from ..captures.format import read_capture
 from ..captures.model import Capture
+from ..captures.replay import WORKLOADS_FILE
 from ..captures.store import CaptureStore
 from ..workloads.model import Workload
 from ..workloads.prepare import PreparedWorkloads
 from ..workloads.variants import forced_rollout
 from ..workloads.vocabulary import Vocabulary
-
-WORKLOADS_FILE = "workloads.json"
-"""The workloads beside captures that `llmparity capture -o` copied."""
 
 
 class WorkloadMissing(ValueError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,20 +66,24 @@ def open_session(settings: Settings) -> ParitySession:
 
 
 def open_arm(settings: Settings, engine: str) -> tuple[ParitySession, Arm]:
-    """Return a session for one engine as `--llm-engines` would name it, or for `reference`; and its arm.
+    """Return a session for one engine, and its arm; see `open_arms`."""
+    session, (arm,) = open_arms(settings, [engine])
+    return session, arm
+
+
+def open_arms(settings: Settings, engines: Sequence[str]) -> tuple[ParitySession, tuple[Arm, ...]]:
+    """Return a session for engines as `--llm-engines` would name them, or `reference`; and their arms, in order.
 
     Of the project's other engines only those that may provide the reference stay, so that the reference is the
     one of a pytest run of this project.
     """
-    kept = [entry for entry in settings.engines if entry == engine or _is_hf(entry, settings)]
-    if engine != REFERENCE and engine not in kept:
-        kept.insert(0, engine)
-    session = open_session(replace(settings, engines=tuple(kept), baseline=None))
-    if engine != REFERENCE:
-        return session, session.roster.arms[kept.index(engine)]
-    if not session.has_reference:
+    named = [engine for engine in engines if engine != REFERENCE]
+    kept = [entry for entry in settings.engines if entry not in named and _is_hf(entry, settings)]
+    session = open_session(replace(settings, engines=(*named, *kept), baseline=None, toggles=()))
+    if REFERENCE in engines and not session.has_reference:
         raise OptionError("the reference was asked for together with --reference none; leave that option out")
-    return session, session.roster.reference
+    arms = iter(session.roster.arms)
+    return session, tuple(session.roster.reference if engine == REFERENCE else next(arms) for engine in engines)
 
 
 def _is_hf(entry: str, settings: Settings) -> bool:

@@ -61,6 +61,10 @@ class EngineClient(Protocol):
         """Return what only the running engine can tell: version, effective arguments, kernels."""
         ...
 
+    def counters(self) -> Mapping[str, float]:
+        """Return what the engine counts since it started, by name; empty where it does not tell."""
+        ...
+
     def tokenize(self, prompt: Prompt) -> Reply:
         """Return the engine's own ids for the prompt's messages or text."""
         ...

@@ -6,13 +6,13 @@ import hashlib
 import json
 import mmap
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..atomic import write_text
+from ..atomic import NotKept, keeping, write_text
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json")
 TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
@@ -81,15 +81,23 @@ def checkpoint_dtype(path: Path) -> str:
     return _dtype(_read_json(path / "config.json"))
 
 
-def read_checkpoint(path: Path, digest_cache: Path) -> Checkpoint:
-    """Return the checkpoint at `path`; weights already hashed (same inode, size, mtime) are not read again."""
+def longest_context(path: Path) -> int:
+    """Return the most tokens config.json says the model can read; 4096 where it says nothing."""
+    return int(_read_json(path / "config.json").get("max_position_embeddings") or 4096)
+
+
+def read_checkpoint(path: Path, digest_cache: Path, warn: Callable[[str], None] = lambda _: None) -> Checkpoint:
+    """Return the checkpoint at `path`; weights already hashed (same inode, size, mtime) are not read again.
+
+    `warn` is told when the digests cannot be kept.
+    """
     require_checkpoint_folder(path)
     shards = sorted(path.glob("*.safetensors"))
     names = [*TOKENIZER_FILES, *TEMPLATE_FILES]
     files = {name: _sha256(path / name) for name in names if (path / name).is_file()}
     return Checkpoint(
         path=path,
-        weights=_weights_digest(shards, digest_cache),
+        weights=_weights_digest(shards, digest_cache, warn),
         files=files,
         config=_read_json(path / "config.json"),
         generation_config=_read_json(path / "generation_config.json"),
@@ -119,11 +127,11 @@ def _read_cache(path: Path) -> dict[str, dict[str, str]]:
     """Return digests by file identity; a damaged cache is as good as none."""
     try:
         return dict(_read_json(path))
-    except CheckpointError:
+    except (CheckpointError, OSError):
         return {}
 
 
-def _weights_digest(shards: list[Path], cache_file: Path) -> str:
+def _weights_digest(shards: list[Path], cache_file: Path, warn: Callable[[str], None]) -> str:
     cache = _read_cache(cache_file)
     tensors: dict[str, str] = {}
     fresh = {}
@@ -133,7 +141,11 @@ def _weights_digest(shards: list[Path], cache_file: Path) -> str:
         fresh[key] = cache.get(key) or _tensor_digests(shard)
         tensors |= fresh[key]
     if fresh.keys() - cache.keys():
-        write_text(cache_file, json.dumps(cache | fresh))
+        try:
+            with keeping("digests of the checkpoint's weights", cache_file):
+                write_text(cache_file, json.dumps(cache | fresh))
+        except NotKept as error:
+            warn(str(error))
     lines = "\n".join(f"{name} {digest}" for name, digest in sorted(tensors.items()))
     return hashlib.sha256(lines.encode()).hexdigest()
 

@@ -75,20 +75,40 @@ class HfClient:
         """Return versions, dtype, attention implementation, threads, end-of-sequence ids."""
         return dict(self._http.get("/facts"))
 
+    def counters(self) -> Mapping[str, float]:
+        """Return nothing: the worker counts nothing."""
+        return {}
+
     def pieces(self) -> list[str]:
         """Return the text of every token id."""
         return list(self._http.get("/pieces")["pieces"])
 
     def tokenize(self, prompt: Prompt) -> Reply:
         """Return this checkpoint's own ids."""
-        ids = self.encode(messages=prompt.messages, text=prompt.text)[0]
+        ids = self.encode(
+            messages=prompt.messages,
+            text=prompt.text,
+            tools=prompt.tools,
+            chat_template_kwargs=prompt.chat_template_kwargs,
+        )[0]
         return Answer(prompt.id, prompt_tokens=len(ids)), Scored.ids_only(ids)
 
     def encode(
-        self, *, messages: Sequence[Mapping[str, str]] | None = None, text: str | None = None
+        self,
+        *,
+        messages: Sequence[Mapping[str, Any]] | None = None,
+        text: str | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> tuple[list[int], str]:
-        """Return (ids, rendered text) of a chat or of plain text with the tokenizer's default special tokens."""
-        body = {"messages": list(messages)} if messages is not None else {"text": text}
+        """Return (ids, rendered text) of a chat or of plain text with the tokenizer's default special tokens.
+
+        The chat template is given `tools` and `chat_template_kwargs`; plain text has neither.
+        """
+        body: dict[str, Any] = {"text": text}
+        if messages is not None:
+            arguments = dict(chat_template_kwargs or {})
+            body = {"messages": list(messages), "tools": list(tools), "chat_template_kwargs": arguments}
         reply = self._http.post("/tokenize", body)
         return reply["ids"], reply["rendered"]
 

@@ -60,10 +60,14 @@ class JsonClient:
 
     def healthy(self, path: str = "/health", seconds: float = 2.0) -> bool:
         """Say whether `path` answers 200 in time; never raises."""
+        return self.status(path, seconds) == 200
+
+    def status(self, path: str, seconds: float) -> int | None:
+        """Return the status with which `path` answers, or None if it does not in time; never raises."""
         try:
-            return self._http.get(path, timeout=seconds).status_code == 200
+            return self._http.get(path, timeout=seconds).status_code
         except httpx.HTTPError:
-            return False
+            return None
 
     def get(self, path: str) -> Any:
         """GET and parse JSON."""
@@ -160,7 +164,7 @@ class JsonClient:
     def _refused(self, method: str, path: str, response: httpx.Response) -> RequestFailed:
         status, target = response.status_code, response.headers.get("location")
         if response.is_redirect and target is not None:
-            place = httpx.URL(target).copy_with(userinfo=b"", query=None, fragment=None)
+            place = without_credentials(target)
             said = f"a redirect to {place}, which is not followed; give the address of the server itself"
         elif status in (401, 403):
             said = f"{self._text(response)}; the key is read from the variable that api-key-env names"
@@ -170,11 +174,11 @@ class JsonClient:
 
     def _lost(self, method: str, path: str, error: httpx.HTTPError) -> RequestFailed:
         if isinstance(error, httpx.ReadTimeout):
-            return self.failed(f"no answer to {method} {path} within {self.timeout:.0f} s")
+            return self.failed(f"no answer to {method} {path} within {self.timeout:g} s")
         return self.failed(f"{method} {path}: {type(error).__name__}: {error}")
 
     def _silent(self, path: str, received: int) -> RequestFailed:
-        return self.failed(f"POST {path}: silent for {self.timeout:.0f} s after {received} chunks of a stream")
+        return self.failed(f"POST {path}: silent for {self.timeout:g} s after {received} chunks of a stream")
 
     def _half(self, path: str, received: int, how: str = "") -> RequestFailed:
         return self.failed(f"POST {path}: half a stream: {received} chunks, no [DONE]{how}")
@@ -215,6 +219,11 @@ def server_root(url: str) -> str | None:
     if address.scheme not in ("http", "https") or not address.host:
         return None
     return str(address.copy_with(path=address.path.rstrip("/").removesuffix("/v1") or "/"))
+
+
+def without_credentials(url: str) -> str:
+    """Return an address without user, password, query and fragment, to be shown to people."""
+    return str(httpx.URL(url).copy_with(userinfo=b"", query=None, fragment=None))
 
 
 def _with_key(arm: str, engine: EngineSpec) -> dict[str, str]:

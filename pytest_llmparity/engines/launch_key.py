@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 import platform
 import re
 import subprocess
@@ -14,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from ..arms import Arm
+from ..secrets import Secrets, is_secret_name
 from .base import EngineKind, Interpreter
 from .checkpoint import Checkpoint
-from .process import is_secret_name, without_secrets
 
 _LOCATIONS = {"PYTHONPATH", "PATH", "HF_HOME", "HOME"}
 
@@ -35,8 +36,9 @@ class LaunchKey:
 
 def make_launch_key(arm: Arm, kind: EngineKind, interpreter: Interpreter, checkpoint: Checkpoint) -> LaunchKey:
     """Return the key of an arm on this machine."""
+    secrets = Secrets.of_environment(os.environ) | Secrets.of_engine(arm.engine)
     environment = {
-        name: value
+        name: secrets.redact(value)
         for name, value in sorted(kind.environment(arm).items())
         if not is_secret_name(name) and name not in _LOCATIONS
     }
@@ -45,7 +47,7 @@ def make_launch_key(arm: Arm, kind: EngineKind, interpreter: Interpreter, checkp
             "kind": kind.name,
             "profile": arm.profile,
             "dtype": arm.variant.dtype,
-            "arguments": list(without_secrets(kind.arguments(arm))),
+            "arguments": list(secrets.redact_words(kind.arguments(arm))),
             "environment": environment,
             "distributions": dict(interpreter.versions),
             "checkpoint": checkpoint.identity(),
@@ -60,7 +62,8 @@ def make_attached_key(arm: Arm, checkpoint: Checkpoint, run: str | None) -> Laun
     `run` makes it a key of one run alone; None is for a server whose user says that it stays what it is. The
     checkpoint is what the user says is served there.
     """
-    place = hashlib.sha256(str(arm.engine.url).encode()).hexdigest()[:16]
+    url = Secrets.of_engine(arm.engine).redact(str(arm.engine.url))  # else its digest would change with the password
+    place = hashlib.sha256(url.encode()).hexdigest()[:16]
     fields: dict[str, Any] = {
         "kind": arm.engine.kind,
         "profile": arm.profile,

@@ -11,12 +11,15 @@ from typing import Any
 
 from ..arms import Arm, EngineSpec
 from ..durations import format_duration
+from ..workloads.vocabulary import Vocabulary
 from .base import EngineClient, EngineError, EngineKind, Interpreter, RequestFailed, version_of
 from .canary import AbilityNotProved, prove_score_and_generate
 from .environments import EnvironmentStore
+from .http import without_credentials
 from .interpreters import InterpreterUnusable, interpreter_has, interpreter_versions
 from .kinds import KINDS
 from .launch_key import LaunchKey
+from .openai import OpenAIClient
 from .ports import PortReservation, reserve_port
 from .process import EngineProcess, EngineStartError, LaunchCommand, StopReport, log_tail, root_cause
 from .registry import KeptEngine, Registry
@@ -117,6 +120,9 @@ class RunningEngine:
     process: EngineProcess | None = None
     port: PortReservation | None = None
     kept: KeptEngine | None = None
+    abilities: frozenset[str] | None = None
+    """What a server that we were attached to has proved; None: what its kind declares."""
+    lacking: str = ""
 
     @property
     def started_here(self) -> bool:
@@ -164,6 +170,30 @@ class Lifecycle:
             self.stop(engine)
             raise
         return engine
+
+    def attach(self, arm: Arm, top_k: int, vocabulary: Vocabulary) -> RunningEngine:
+        """Return a server at `arm.engine.url` that somebody else started, with the abilities it proved.
+
+        Raises:
+            EngineFailed: when nothing answers there.
+            AbilityNotProved, RequestFailed: when it answers, but not what was asked.
+        """
+        url = str(arm.engine.url)
+        client = KINDS[arm.engine.kind].client(url, arm, None)
+        began = time.monotonic()
+        try:
+            _require_ready(client, arm.id, without_credentials(url))
+            self._say(f"{arm.id}: attached to {without_credentials(url)}; asking what it can do")
+            abilities, lacking = _probed(client, arm, top_k, vocabulary)
+            if {"score", "generate"} <= abilities:
+                prove_score_and_generate(client, arm.id, top_k)
+            facts = client.facts()
+        except BaseException:
+            client.close()
+            raise
+        version = str(facts.get("version") or "unknown")
+        seconds = time.monotonic() - began
+        return RunningEngine(arm, client, url, None, "", seconds, version, facts, abilities=abilities, lacking=lacking)
 
     def stop(self, engine: RunningEngine) -> StopReport | None:
         """Stop an engine that we started; a warm one stays. Returns the report of a stop."""
@@ -279,6 +309,19 @@ class Lifecycle:
         """Return the error to show for a request that failed: the engine's death if it died, else the request's."""
         cause = self._cause_of_death(engine)
         return EngineEnded(cause) if cause is not None else EngineFailed(str(error))
+
+
+def _require_ready(client: EngineClient, engine: str, url: str) -> None:
+    if not client.ready():
+        raise EngineFailed(f"{engine}: no server answers at {url} (neither /health nor /v1/models)")
+
+
+def _probed(client: EngineClient, arm: Arm, top_k: int, vocabulary: Vocabulary) -> tuple[frozenset[str], str]:
+    """Return what a server can do, and in words what it cannot; kinds that know their engine have no need to ask."""
+    if not isinstance(client, OpenAIClient):
+        return KINDS[arm.engine.kind].abilities, ""
+    found = client.probe(top_k, vocabulary)
+    return frozenset(found.abilities), "; ".join(f"{ability}: {why}" for ability, why in found.missing.items())
 
 
 class _PortTaken(EngineEnded):

@@ -91,8 +91,10 @@ class OpenAIClient:
         self._steps = ThreadPoolExecutor(STEPS_IN_FLIGHT, thread_name_prefix="llmparity-step")
 
     def ready(self) -> bool:
-        """Say whether /health answers, or where there is none, /v1/models."""
-        return any(self._http.healthy(path, _READY_SECONDS) for path in ("/health", "/v1/models"))
+        """Say whether /health answers, or where there is none, /v1/models; one that refuses the key is there too."""
+        if self._http.healthy("/health", _READY_SECONDS):
+            return True
+        return self._http.status("/v1/models", _READY_SECONDS) in (200, 401, 403)
 
     def probe(self, top_k: int, vocabulary: Vocabulary) -> Probe:
         """Find out what the server can do; everything that is asked later is asked in the way found here.
@@ -118,6 +120,10 @@ class OpenAIClient:
                 "fields": sorted({*self._dialect.completion, *self._dialect.chat}),
             }
         return facts
+
+    def counters(self) -> Mapping[str, float]:
+        """Return nothing: what a server of unknown make counts is not known either."""
+        return {}
 
     def tokenize(self, prompt: Prompt) -> Reply:
         """Return the ids that the server's own tokenizer makes of the messages or the text."""

@@ -98,7 +98,10 @@ class _Prober:
         return Probe(self._abilities, self._missing, self._dialect.top_k, listed), self._dialect
 
     def _generate(self) -> str:
-        reply = self._ask("completion", self._dialect)
+        try:
+            reply = self._ask("completion", self._dialect)
+        except _Refused as error:
+            raise Unreadable(f"a prompt of token ids is refused: {error}") from error
         counted = usage_of(reply, "prompt_tokens")
         if counted not in (None, len(_IDS)):
             raise Unreadable(f"it reads a prompt of {len(_IDS)} token ids as {counted} tokens")

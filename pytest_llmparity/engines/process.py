@@ -13,44 +13,22 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from pytest_llmparity.engines.watchdog import KILL_SECONDS, is_alive, session_members
+from pytest_llmparity.engines.watchdog import KILL_SECONDS, is_alive, session_members, start_time
+from pytest_llmparity.secrets import Secrets
 
 _WATCHDOG = Path(__file__).with_name("watchdog.py")
 _START_SECONDS = 30.0
 _KEEP_SECONDS = 10.0
-_CLOCK_SECONDS = 2.0  # create times are computed from the boot time, which moves when the clock is set
-_SECRET_NAME = re.compile(r"TOKEN(?!IZER)|KEY|SECRET|PASSWORD", re.IGNORECASE)
-# The last part of a flag says what it takes: --api-key, --hf-token, but not --max-num-batched-tokens.
-_SECRET_FLAG = re.compile(r"[-_](?:token|key|secret|password)$", re.IGNORECASE)
-_SHORTEST_SECRET = 8  # a shorter value ("1", "true") occurs in arguments by chance
-
-
-def is_secret_name(name: str) -> bool:
-    """Whether the value of this environment variable must not be shown or stored."""
-    return _SECRET_NAME.search(name) is not None
-
-
-def without_secrets(words: Sequence[str]) -> tuple[str, ...]:
-    """Return a command line with `***` for the value of every option like `--api-key` or `--hf-token`."""
-    shown: list[str] = []
-    hide_next = False
-    for word in words:
-        flag, equals, _ = word.partition("=")
-        is_flag = word.startswith("-")
-        secret = is_flag and _SECRET_FLAG.search(flag) is not None
-        if hide_next and not is_flag:
-            shown.append("***")
-        else:
-            shown.append(f"{flag}=***" if secret and equals else word)
-        hide_next = secret and not equals
-    return tuple(shown)
+_SAME_SECONDS = 0.05  # two readings of one start differ by rounding at most
 
 
 @dataclass(frozen=True)
@@ -66,31 +44,19 @@ class LaunchCommand:
         merged = {**os.environ, **self.env}
         return {name: value for name, value in merged.items() if value is not None}
 
+    @cached_property
+    def secrets(self) -> Secrets:
+        """What must not be shown of this command, or of what the engine prints."""
+        return Secrets.of_environment(self.environment()) | Secrets.of_command(self.argv)
+
     def shell_line(self) -> str:
-        """Return a line that starts the same server when pasted into a shell; secrets appear as `$NAME` or `***`."""
+        """Return a line that starts the same server when pasted into a shell, once each `***` is filled in."""
         where = ["cd", shlex.quote(str(self.cwd)), "&&"] if self.cwd is not None else []
         removed = [f"-u {shlex.quote(name)}" for name, value in self.env.items() if value is None]
-        added = [f"{name}={self._shown(name, value)}" for name, value in self.env.items() if value is not None]
+        given = {name: value for name, value in self.env.items() if value is not None}
+        added = [f"{name}={shlex.quote(value)}" for name, value in self.secrets.redact_environment(given).items()]
         prefix = ["env", *removed] if removed else []
-        secrets = {value: name for name, value in self.environment().items() if is_secret_name(name)}
-        named = [_quote_without_secrets(word, secrets) for word in self.argv]
-        hidden = [shlex.quote(word) for word in without_secrets(self.argv)]
-        plain = [shlex.quote(word) for word in self.argv]
-        words = [name if name != same else hide for name, same, hide in zip(named, plain, hidden, strict=True)]
-        return " ".join([*where, *prefix, *added, *words])
-
-    @staticmethod
-    def _shown(name: str, value: str) -> str:
-        return f'"${name}"' if is_secret_name(name) else shlex.quote(value)
-
-
-def _quote_without_secrets(word: str, secrets: Mapping[str, str]) -> str:
-    """Quote one argument for the shell, with `"$NAME"` in the place of the value of a secret variable."""
-    for value, name in sorted(secrets.items(), key=lambda item: -len(item[0])):
-        if len(value) >= _SHORTEST_SECRET and value in word:
-            parts = word.split(value)
-            return f'"${name}"'.join(_quote_without_secrets(part, secrets) if part else "" for part in parts)
-    return shlex.quote(word)
+        return " ".join([*where, *prefix, *added, *map(shlex.quote, self.secrets.redact_words(self.argv))])
 
 
 @dataclass(frozen=True)
@@ -146,8 +112,8 @@ def _describe_returncode(returncode: int) -> str:
 class EngineProcess:
     """An engine server that this process owns through a watchdog; it ends when this process does, however that ends.
 
-    `pid` is the engine's, `create_time` its start in seconds since the epoch, `watchdog_pid` the watchdog's.
-    Made by `start`. Safe to use from several threads.
+    `pid` is the engine's, `create_time` its start as `watchdog.start_time` tells it, `watchdog_pid` the watchdog's,
+    `started` when it was launched. Made by `start`. Safe to use from several threads.
     """
 
     pid: int
@@ -157,6 +123,7 @@ class EngineProcess:
         self.command = command
         self.log = log
         self.watchdog_pid = watchdog.pid
+        self.started = datetime.now(timezone.utc)
         self._watchdog = watchdog
         self._grace = grace
         self._changed = threading.Condition()
@@ -169,7 +136,7 @@ class EngineProcess:
 
     @classmethod
     def start(cls, command: LaunchCommand, *, log: Path, grace: float = 10.0) -> EngineProcess:
-        """Start the engine under a new watchdog, with its output appended to `log`; use a new log for each start.
+        """Start the engine under a new watchdog, which appends its output to `log` without secrets; use a new log.
 
         `grace` is how many seconds `stop` waits after each of its two SIGTERMs. Raises EngineStartError when the
         command cannot be run; a command that runs and then fails is seen by `poll`.
@@ -231,6 +198,7 @@ class EngineProcess:
             "log": str(self.log),
             "grace": self._grace,
             "parent": os.getpid(),
+            "secrets": self.command.secrets.forms,
         }
         with self._changed:
             self._send(launch)
@@ -288,10 +256,9 @@ class EngineProcess:
 
 
 def is_same_process(pid: int, create_time: float) -> bool:
-    """Whether the process with this pid still runs and is the one that started at `create_time`."""
+    """Whether the process with this pid still runs and is the one with this `watchdog.start_time`."""
     try:
-        process = psutil.Process(pid)
-        return abs(process.create_time() - create_time) < _CLOCK_SECONDS and is_alive(process)
+        return abs(start_time(pid) - create_time) < _SAME_SECONDS and is_alive(psutil.Process(pid))
     except psutil.Error:
         return False
 

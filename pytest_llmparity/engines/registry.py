@@ -10,13 +10,11 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime, timezone
 from pathlib import Path
-
-import psutil
 
 from pytest_llmparity.atomic import write_text
 from pytest_llmparity.engines.process import EngineDied, EngineProcess, end_session, is_same_process
+from pytest_llmparity.engines.watchdog import start_time
 
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 
@@ -25,8 +23,9 @@ _NAME = re.compile(r"[A-Za-z0-9._-]+")
 class KeptEngine:
     """A warm engine: who it is, where it answers, and which processes are it.
 
-    Create times are in seconds since the epoch, `started` is an ISO time, `keep_seconds` how long the engine may be
-    idle, `command` the shell line that starts the same server (without secrets).
+    Create times are those of `watchdog.start_time`, which no change of the clock moves; `started` is an ISO time,
+    `keep_seconds` how long the engine may be idle, `command` the shell line that starts the same server, without
+    secrets.
     """
 
     name: str
@@ -70,9 +69,9 @@ class Registry:
             pid=engine.pid,
             create_time=engine.create_time,
             watchdog_pid=engine.watchdog_pid,
-            watchdog_create_time=psutil.Process(engine.watchdog_pid).create_time(),
+            watchdog_create_time=start_time(engine.watchdog_pid),
             log=engine.log,
-            started=datetime.fromtimestamp(engine.create_time, timezone.utc).isoformat(timespec="seconds"),
+            started=engine.started.isoformat(timespec="seconds"),
             keep_seconds=seconds,
             command=engine.command.shell_line(),
         )

@@ -64,6 +64,11 @@ _GREEDY: Mapping[str, Any] = {
 }
 _AS_IDS: Mapping[str, Any] = {"return_token_ids": True, "return_tokens_as_token_ids": True}
 _KERNEL_LINE = re.compile(r"(Using .* (?:backend|kernel).*|Selected \S+ (?:for|kernel).*|Final IR op priority.*)$")
+_COUNTER_LINE = re.compile(
+    r"^vllm:(prefix_cache_(?:queries|hits)|spec_decode_num_(?:drafts|draft_tokens|accepted_tokens)|num_preemptions)_total"
+    r"(?:\{[^}]*\})? (\S+)$",
+    re.MULTILINE,
+)
 _ARGUMENTS_LINE = re.compile(r"non-default args: (\{.*\})")
 
 
@@ -165,6 +170,10 @@ class VllmClient:
         if self._log is not None and self._log.is_file():
             facts |= _facts_from_log(self._log.read_text(errors="replace"))
         return facts
+
+    def counters(self) -> Mapping[str, float]:
+        """Return the counters of /metrics that say whether a feature was at work."""
+        return counters_of(self._http.get_text("/metrics") or "")
 
     def tokenize(self, prompt: Prompt) -> Reply:
         """Return the ids vLLM really uses: of a chat request it served, or of plain text."""
@@ -275,6 +284,14 @@ class VllmClient:
             return read()
         except Unreadable as error:
             raise self._http.failed(f"an answer that cannot be used: {error}") from error
+
+
+def counters_of(metrics: str) -> dict[str, float]:
+    """Return caching and speculation counters of a Prometheus page, summed over labels, without prefix and suffix."""
+    counted: dict[str, float] = {}
+    for name, value in _COUNTER_LINE.findall(metrics):
+        counted[name] = counted.get(name, 0.0) + float(value)
+    return counted
 
 
 def _facts_from_log(text: str) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 It is run as a file (`python -I watchdog.py DIRECTORY_OF_PSUTIL`) in a session of its own, before the engine, and
 imports nothing of ours. The parent writes JSON lines to its standard input:
 
-* first the launch: `{"argv", "env" (complete), "cwd", "log", "grace" (seconds), "parent" (pid)}`;
+* first the launch: `{"argv", "env" (complete), "cwd", "log", "grace" (seconds), "parent" (pid), "secrets" (texts)}`;
+  what the engine prints goes through the watchdog to the log, with `***` for each of these secrets;
 * after `started`, `{"do": "stop"}`, or `{"do": "keep", "seconds", "entry"}` to detach: the engine then stays until
   `seconds` after the file `entry` was last touched, until that file is gone, or until a SIGTERM to the watchdog.
 
@@ -18,12 +19,13 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import select
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,9 @@ KILL_SECONDS = 5.0
 """How long SIGKILL is repeated; a process that holds a GPU can take seconds to leave the kernel."""
 
 _PR_SET_CHILD_SUBREAPER = 36
+_START_TIME_FIELD = 19  # of /proc/PID/stat, counted from behind the name
+_CHUNK_BYTES = 65536
+_PIPE_BYTES = 1 << 20  # more than a pipe holds: who writes on meanwhile cannot hold us up
 
 
 class ParentPipe:
@@ -74,6 +79,87 @@ class ParentPipe:
         os.close(null)
 
 
+class Redactor:
+    """Replaces secrets, each within one line, in a stream of bytes by `***`, wherever the stream is cut into pieces."""
+
+    def __init__(self, secrets: Sequence[bytes]) -> None:
+        self._secrets = sorted(secrets, key=len, reverse=True)  # of two that begin alike the longer one matches
+        self._pattern = re.compile(b"|".join(map(re.escape, self._secrets)))
+        self._held = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """Return what may be written now; an end that may be the beginning of a secret is held back."""
+        if not self._secrets:
+            return data
+        data = self._held + data
+        cut, position, clean = self._undecided_from(data), 0, []
+        for match in self._pattern.finditer(data):
+            if match.start() >= cut:
+                break
+            clean += [data[position : match.start()], b"***"]
+            position = match.end()
+        cut = max(cut, position)
+        self._held = data[cut:]
+        return b"".join([*clean, data[position:cut]])
+
+    def flush(self) -> bytes:
+        """Return what was held back, when nothing follows."""
+        held, self._held = self._held, b""
+        return self._pattern.sub(b"***", held) if self._secrets else held
+
+    def _undecided_from(self, data: bytes) -> int:
+        """Return where the longest end of `data` begins with which a secret begins, but does not end."""
+        within_line = len(data) - 1 - data.rfind(b"\n")  # no secret goes over the end of a line
+        longest = 0
+        for secret in self._secrets:
+            for length in range(min(len(secret) - 1, within_line), longest, -1):
+                if data.endswith(secret[:length]):
+                    longest = length
+                    break
+        return len(data) - longest
+
+
+class EngineLog:
+    """The pipe into which the engine prints, and the log file that gets what it printed, without secrets."""
+
+    def __init__(self, path: Path, secrets: Sequence[str]) -> None:
+        self._file = path.open("ab", buffering=0)
+        self._redactor = Redactor([secret.encode(errors="surrogateescape") for secret in secrets])
+        self.read_end, self.write_end = os.pipe()
+        os.set_blocking(self.read_end, False)
+        self.is_open = True
+
+    def take(self) -> int:
+        """Move what the engine printed, at most 64 KiB, to the file; return how many bytes there were."""
+        try:
+            data = os.read(self.read_end, _CHUNK_BYTES) if self.is_open else b""
+        except BlockingIOError:
+            return 0
+        if not data and self.is_open:  # everybody has closed it
+            self.is_open = False
+            os.close(self.read_end)
+            self._write(self._redactor.flush())
+        self._write(self._redactor.feed(data))
+        return len(data)
+
+    def drain(self) -> None:
+        """Move all that is in the pipe; orphans of the engine may hold it open."""
+        moved = 0
+        while moved < _PIPE_BYTES and (taken := self.take()):
+            moved += taken
+
+    def close(self) -> None:
+        """Move the rest and close the file."""
+        self.drain()
+        self._write(self._redactor.flush())
+        self._file.close()
+
+    def _write(self, data: bytes) -> None:
+        with contextlib.suppress(OSError):  # a full disk must not stop the engine, which waits for a reader
+            while data:
+                data = data[self._file.write(data) :]
+
+
 class Watchdog:
     """Starts one engine, waits for a reason to end it, and ends every process that came from it."""
 
@@ -84,11 +170,14 @@ class Watchdog:
         self._is_subreaper = become_subreaper()
         self._wakeup = wake_on_signals(self._ask_to_stop)
         self._engine: subprocess.Popen[bytes] | None = None
+        self._log = EngineLog(Path(launch["log"]), launch["secrets"])
         self._returncode: int | None = None
         self._stop_asked = False
         self._parent_gone = False
         self._keep_seconds = 0.0
         self._entry: Path | None = None
+        self._touched = 0
+        self._used = 0.0
         self._seen: set[psutil.Process] = set()
         self._next_sweep = 0.0
 
@@ -99,12 +188,13 @@ class Watchdog:
         except OSError as error:
             tell(event="failed", error=str(error))
             return
-        tell(event="started", pid=pid, create_time=create_time(pid))
+        tell(event="started", pid=pid, create_time=start_time(pid))
         try:
             while not self._must_end():
                 self._wait(SWEEP_SECONDS)
             self._remove_entry()  # first, so that nobody attaches to an engine that is about to end
             if self._returncode is not None:
+                self._log.drain()  # the parent looks there for the cause
                 tell(event="exited", returncode=self._returncode)
                 self._grace = min(self._grace, ORPHAN_GRACE_SECONDS)
             killed = self._end_processes()
@@ -112,19 +202,22 @@ class Watchdog:
             self._kill()
             raise
         survivors = sorted(process.pid for process in self._processes())
+        self._log.close()
         tell(event="stopped", returncode=self._returncode, killed=killed, survivors=survivors)
 
     def _start_engine(self) -> int:
-        with Path(self._launch["log"]).open("ab") as log:
+        try:
             self._engine = subprocess.Popen(
                 self._launch["argv"],
                 env=self._launch["env"],
                 cwd=self._launch["cwd"],
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=self._log.write_end,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        finally:
+            os.close(self._log.write_end)
         return self._engine.pid
 
     def _ask_to_stop(self) -> None:
@@ -134,13 +227,19 @@ class Watchdog:
         return self._returncode is not None or self._stop_asked or self._parent_gone or self._keep_expired()
 
     def _keep_expired(self) -> bool:
+        """Whether nobody touched the entry for long enough, by a clock that nobody can set.
+
+        So only a change of its time is a use; which time it says may be wrong by years.
+        """
         if self._entry is None:
             return False
         try:
-            touched = self._entry.stat().st_mtime
+            touched = self._entry.stat().st_mtime_ns
         except OSError:
             return True
-        return time.time() > touched + self._keep_seconds
+        if touched != self._touched:
+            self._touched, self._used = touched, time.monotonic()
+        return time.monotonic() > self._used + self._keep_seconds
 
     def _remove_entry(self) -> None:
         """Delete the registry entry, unless another engine of the same name has replaced it."""
@@ -152,10 +251,13 @@ class Watchdog:
 
     def _wait(self, seconds: float) -> None:
         """Sleep until something happens, at most `seconds`; then take in commands, ended children and a lost parent."""
-        sources = [0, self._wakeup] if self._pipe.is_open else [self._wakeup]
+        sources = [self._wakeup]
+        sources += [0] if self._pipe.is_open else []
+        sources += [self._log.read_end] if self._log.is_open else []
         readable, _, _ = select.select(sources, [], [], seconds)
         if self._wakeup in readable:
             os.read(self._wakeup, 4096)
+        self._log.drain()
         if 0 in readable:
             for command in self._pipe.read():
                 self._obey(command)
@@ -260,12 +362,18 @@ def wake_on_signals(on_stop: Callable[[], None]) -> int:
     return read_end
 
 
-def create_time(pid: int) -> float:
-    """Seconds since the epoch at which the process started, as psutil gives it; now when it is already gone."""
+def start_time(pid: int) -> float:
+    """Return when a process started, in seconds: on Linux since boot, as setting the clock moves times since the epoch.
+
+    Elsewhere it is the time since the epoch that the system noted. 0 for a process that is gone.
+    """
     try:
+        if sys.platform.startswith("linux"):
+            after_name = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+            return int(after_name[_START_TIME_FIELD]) / os.sysconf("SC_CLK_TCK")
         return psutil.Process(pid).create_time()
-    except psutil.Error:
-        return time.time()
+    except (OSError, psutil.Error):
+        return 0.0
 
 
 def is_alive(process: psutil.Process) -> bool:

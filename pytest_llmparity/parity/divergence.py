@@ -23,7 +23,7 @@ class Distances:
     bound of the full KL, and the same merging for both arms. nll_* (T,): -log p of the forced token.
     regret_* (T,): the arm's best log-probability minus the one it gives the *reference's* best token; where that
     token is outside the arm's top-k, the smallest value it can have. flip_* (T,): the arm's best token is not the
-    reference's. overlap_* (T,): share of the reference's top-k that is in the arm's.
+    reference's. overlap_* (T,): share of the reference's best ids that the arm lists too, of as many as the arm lists.
     """
 
     kl_baseline: Floats
@@ -63,13 +63,13 @@ def measure(reference: Scored, baseline: Scored, candidate: Scored) -> Distances
         regret_candidate=_regret(at_candidate[:, 0], candidate),
         flip_baseline=baseline.top_ids[:, 0] != reference.top_ids[:, 0],
         flip_candidate=candidate.top_ids[:, 0] != reference.top_ids[:, 0],
-        overlap_baseline=in_baseline.mean(axis=1),
-        overlap_candidate=in_candidate.mean(axis=1),
+        overlap_baseline=_overlap(in_baseline, baseline),
+        overlap_candidate=_overlap(in_candidate, candidate),
     )
 
 
 def distance(reference: Scored, arm: Scored) -> tuple[Floats, Floats]:
-    """Return KL(reference || arm) in nats and the share of the reference's top-k in the arm's, both (T,).
+    """Return KL(reference || arm) in nats, and the share of the reference's best ids that the arm lists, both (T,).
 
     The support is the ids in both top-k, all else merged into one tail. An arm measured like this has a support of
     its own: the further it is, the more of it is merged, so that its loss is a lower bound. `measure` compares two
@@ -84,7 +84,7 @@ def distance(reference: Scored, arm: Scored) -> tuple[Floats, Floats]:
     listed = np.isfinite(at_arm)
     support = listed & (reference.top_ids != NO_ID)
     p = np.where(support, np.exp(reference.top_logprobs.astype(np.float64)), 0.0)
-    return _merged_kl(p, reference.top_logprobs, at_arm, support), listed.mean(axis=1)
+    return _merged_kl(p, reference.top_logprobs, at_arm, support), _overlap(listed, arm)
 
 
 def gap_movement(reference: Scored, baseline: Scored) -> Floats:
@@ -105,6 +105,13 @@ def _logprobs_of(ids: NDArray[np.int32], arm: Scored) -> Floats:
         same = ids == arm.top_ids[:, column : column + 1]
         found = np.where(same, arm.top_logprobs[:, column : column + 1].astype(np.float64), found)
     return np.where(ids == NO_ID, -np.inf, found)
+
+
+def _overlap(in_arm: NDArray[np.bool_], arm: Scored) -> Floats:
+    """Return (T,): a server that gives 5 log-probabilities is held against the reference's 5 best, not its 20."""
+    given = np.minimum((arm.top_ids != NO_ID).sum(axis=1), in_arm.shape[1])
+    best = np.arange(in_arm.shape[1]) < given[:, None]
+    return np.asarray((in_arm & best).sum(axis=1) / np.maximum(given, 1), np.float64)
 
 
 def _merged_kl(p: Floats, logp: NDArray[np.float32], logq: Floats, support: NDArray[np.bool_]) -> Floats:

@@ -7,14 +7,17 @@ ran the engines.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from datetime import datetime, timezone
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ..items import with_verdicts
 from ..options import Settings
+from ..secrets import Secrets
 
 if TYPE_CHECKING:
     from ..session import ParitySession
@@ -35,10 +38,15 @@ class RunReport:
         self.verdicts: list[dict[str, Any]] = []
         self.skipped: list[dict[str, Any]] = []
         self.errors: list[dict[str, str]] = []
+        self._superseded: set[str] = set()
         self.arms: list[dict[str, Any]] = []
         self.leaked: list[int] = []
         self.not_covered: list[str] = []
         self.written: Path | None = None
+
+    @cached_property
+    def _secrets(self) -> Secrets:
+        return Secrets.of_run(self._settings)
 
     def take_session(self, session: ParitySession) -> None:
         """Take over arms and leaks from the session that ran the engines."""
@@ -49,10 +57,21 @@ class RunReport:
             "leaked": session.leaked,
             "not_covered": not_covered(session),
         }
+        facts = self._secrets.redact_tree(facts)
         if hasattr(self._config, "workeroutput"):
             self._config.workeroutput[_WORKER_KEY] = facts
         else:
             self._take_facts(facts)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(self) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Hide secrets in the reports of llm tests before anybody sees them: the terminal, JUnit, and this report."""
+        report = yield
+        if hasattr(report, "llm_id"):
+            from .outcome import hide_secrets
+
+            hide_secrets(report, self._secrets)
+        return report
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
@@ -61,13 +80,18 @@ class RunReport:
         if facts is not None:
             self._take_facts(facts)
 
+    @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Collect verdicts, skips and setup errors of llm tests."""
+        """Collect verdicts, skips and setup errors of llm tests; of a test that is rerun, those of its last attempt."""
         name = getattr(report, "llm_id", None)
         if name is None:
             return
         if report.when == "setup":
             self._forget(name)
+        if str(report.outcome) == "rerun":  # pytest-rerunfailures
+            self._superseded.add(name)
+        if name in self._superseded:  # JUnit would list the verdicts once for each attempt
+            report.user_properties = with_verdicts(report.user_properties)
         self.verdicts.extend(getattr(report, "llm_verdicts", ()))
         if report.skipped and not hasattr(report, "wasxfail"):
             reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
@@ -135,7 +159,8 @@ class RunReport:
         return found
 
     def _forget(self, name: str) -> None:
-        """Drop what an earlier attempt of a test told (pytest-rerunfailures): the last one counts."""
+        """Drop what an earlier attempt of a test told."""
+        self._superseded.discard(name)
         self.verdicts = [entry for entry in self.verdicts if entry["id"] != name]
         self.errors = [entry for entry in self.errors if entry["id"] != name]
 

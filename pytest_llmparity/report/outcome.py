@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ..items import OPTIONAL, VERDICTS, is_gate, item_id
+from ..items import OPTIONAL, VERDICTS, is_gate, item_id, with_verdicts
+from ..secrets import Secrets
 from ..verdicts import Verdict
 
 _NOTHING = (
@@ -14,11 +15,11 @@ _NOTHING = (
 
 
 class Explanation:
-    """What pytest prints for a red verdict, in the place of a traceback through our code."""
+    """What pytest prints in the place of a traceback through our code; `message` is its short form."""
 
-    def __init__(self, text: str, path: str, line: int) -> None:
+    def __init__(self, text: str, path: str, line: int, message: str) -> None:
         self.text = text
-        self.reprcrash = _Crash(path, line, text.splitlines()[0])
+        self.reprcrash = _Crash(path, line, message)
 
     def __str__(self) -> str:
         return self.text
@@ -51,6 +52,7 @@ def apply_verdicts(item: pytest.Item, call: pytest.CallInfo[None], report: pytes
         return
     verdicts = item.stash.get(VERDICTS, [])
     extra["llm_verdicts"] = [verdict.to_json() for verdict in verdicts]
+    item.user_properties[:] = with_verdicts(item.user_properties, verdicts)
     if report.skipped or hasattr(report, "wasxfail"):
         return
     red = [verdict for verdict in verdicts if verdict.required and not verdict]
@@ -63,7 +65,29 @@ def apply_verdicts(item: pytest.Item, call: pytest.CallInfo[None], report: pytes
 def _forget_attempt(item: pytest.Function) -> None:
     """Make ready for a rerun (pytest-rerunfailures). It uses the same captures, so what was red stays red."""
     item.stash[VERDICTS] = [verdict for verdict in item.stash.get(VERDICTS, []) if verdict.required and not verdict]
-    item.user_properties[:] = [entry for entry in item.user_properties if not entry[0].startswith("llm_")]
+    item.user_properties[:] = with_verdicts(item.user_properties)
+
+
+def hide_secrets(report: pytest.TestReport, secrets: Secrets) -> None:
+    """Hide secrets in all that a report shows: why the test failed, what it printed, its verdicts and properties."""
+    extra = vars(report)
+    extra["llm_verdicts"] = secrets.redact_tree(getattr(report, "llm_verdicts", []))
+    report.sections = [(title, secrets.redact(text)) for title, text in report.sections]
+    report.user_properties = [(name, secrets.redact_tree(value)) for name, value in report.user_properties]
+    reason = report.longrepr
+    if isinstance(reason, tuple):
+        path, line, text = reason
+        report.longrepr = (path, line, secrets.redact(text))
+    elif reason is not None and (text := secrets.redact(str(reason))) != str(reason):
+        report.longrepr = _without_secrets(reason, text, secrets)  # type: ignore[assignment]
+
+
+def _without_secrets(reason: object, text: str, secrets: Secrets) -> Explanation | str:
+    """Return what pytest prints in the place of a reason that shows secrets; a text stays one."""
+    crash = getattr(reason, "reprcrash", None)
+    if crash is None:
+        return text
+    return Explanation(text, crash.path, crash.lineno, secrets.redact(crash.message))
 
 
 def _is_assertion(call: pytest.CallInfo[None]) -> bool:
@@ -77,4 +101,4 @@ def _make_red(item: pytest.Function, report: pytest.TestReport, red: list[Verdic
 def _fail(item: pytest.Function, report: pytest.TestReport, text: str) -> None:
     report.outcome = "failed"
     path, line, _ = item.reportinfo()
-    report.longrepr = Explanation(text, str(path), (line or 0) + 1)  # type: ignore[assignment]
+    report.longrepr = Explanation(text, str(path), (line or 0) + 1, text.splitlines()[0])  # type: ignore[assignment]

@@ -7,7 +7,8 @@ base64 of little-endian bytes, which is exact and a quarter of the size of decim
     GET  /health    200 once the model is loaded
     GET  /facts     versions, dtype, attention implementation, end-of-sequence ids, vocabulary size
     GET  /pieces    the text of every token id
-    POST /tokenize  {"text": str} or {"messages": [...]}          -> {"ids", "rendered"}
+    POST /tokenize  {"text": str} or {"messages": [...], "tools": [...], "chat_template_kwargs": {...}}
+                                                                  -> {"ids", "rendered"}
     POST /score     {"ids": [...], "start": int, "top_k": int}    -> distributions of ids[start:]
     POST /generate  {"ids": [...], "max_tokens", "top_k"}         -> greedy tokens and their distributions
     POST /sample    {"prompts": [[...]], "max_tokens", "seeds"}   -> tokens drawn at temperature 1
@@ -73,9 +74,29 @@ class Model:
     def tokenize(self, body: dict[str, Any]) -> dict[str, Any]:
         """Tokenise plain text with the tokenizer's default special tokens, or render a chat and tokenise it."""
         if "messages" in body:
-            rendered = self.tokenizer.apply_chat_template(body["messages"], tokenize=False, add_generation_prompt=True)
+            rendered = self._render(body)
             return {"rendered": rendered, "ids": self.tokenizer(rendered, add_special_tokens=False)["input_ids"]}
         return {"rendered": body["text"], "ids": self.tokenizer(body["text"])["input_ids"]}
+
+    def _render(self, body: dict[str, Any]) -> str:
+        messages = [_for_template(message) for message in body["messages"]]
+        try:
+            return self._render_messages(messages, body)
+        except TypeError:
+            if all(message.get("content") is not None for message in messages):
+                raise
+            # The template joins texts and cannot take the null of a message with tool calls; servers give it "" then.
+            return self._render_messages([{**each, "content": each.get("content") or ""} for each in messages], body)
+
+    def _render_messages(self, messages: list[dict[str, Any]], body: dict[str, Any]) -> str:
+        rendered: str = self.tokenizer.apply_chat_template(
+            messages,
+            tools=body.get("tools") or None,
+            tokenize=False,
+            add_generation_prompt=True,
+            **body.get("chat_template_kwargs", {}),
+        )
+        return rendered
 
     def score(self, body: dict[str, Any]) -> dict[str, Any]:
         """Forced scoring: the distribution the model gives at each position of ids[start:]."""
@@ -155,6 +176,17 @@ class Model:
             "top_logprobs": _packed(top.values),
             "token_logprobs": _packed(chosen),
         }
+
+
+def _for_template(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a message with the arguments of its tool calls as templates take them: objects, not JSON text."""
+    if "tool_calls" not in message:
+        return message
+    calls = [
+        {**call, "function": {**call["function"], "arguments": json.loads(call["function"]["arguments"])}}
+        for call in message["tool_calls"]
+    ]
+    return {**message, "tool_calls": calls}
 
 
 def _packed(array: torch.Tensor) -> str:

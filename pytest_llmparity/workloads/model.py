@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -32,7 +32,11 @@ class Prompt:
 
     `ids` is all that is sent (for `tokenize`: what the reference's tokenizer makes of it). Of a scored
     document, `ids[scored_from:]` are the scored tokens. `unit` is the independent source document the prompt
-    belongs to: prompts of one unit are one piece of evidence.
+    belongs to: prompts of one unit are one piece of evidence. The chat template is given `messages`, `tools` and
+    `chat_template_kwargs`.
+
+    `hashes` is set for a prompt whose text must not be kept: SHA-256 digests by what they are of. Where such a prompt
+    was read back, its messages are empty until they are restored from the user's file.
     """
 
     id: str
@@ -41,15 +45,54 @@ class Prompt:
     tags: tuple[str, ...] = ()
     scored_from: int = 0
     max_tokens: int = 0
-    messages: tuple[Mapping[str, str], ...] | None = None
-    text: str | None = None
+    messages: tuple[Mapping[str, Any], ...] | None = field(default=None, repr=False)
+    text: str | None = field(default=None, repr=False)
+    tools: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    hashes: Mapping[str, str] | None = field(default=None, repr=False)
+
+    @property
+    def private(self) -> bool:
+        """Whether neither its text nor an engine's answer to it may be kept or shown."""
+        return self.hashes is not None
+
+    @property
+    def template_fields(self) -> dict[str, Any]:
+        """What a chat request holds for the template besides the messages; nothing, for most prompts.
+
+        Tools are described to the model but not parsed out of its answer: the answer's text and ids are compared.
+        """
+        tools = {"tools": list(self.tools), "tool_choice": "none"} if self.tools else {}
+        arguments = {"chat_template_kwargs": dict(self.chat_template_kwargs)} if self.chat_template_kwargs else {}
+        return tools | arguments
+
+    def asked(self, kind: Kind) -> dict[str, Any]:
+        """Return all that an engine is asked, as plain data; of a private prompt its hashes."""
+        sent: dict[str, Any] = {"ids": self.ids, "from": self.scored_from, "max": self.max_tokens}
+        if self.hashes is not None:
+            return sent | {"hashes": dict(self.hashes)}
+        return (
+            sent
+            | {"messages": self.messages}
+            | self.template_fields
+            | ({"text": self.text} if kind == "tokenize" else {})
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data to keep; of a private prompt without what its hashes stand for."""
+        kept = self
+        if self.private:
+            messages = None if self.messages is None else ()
+            kept = replace(self, messages=messages, text=None, tools=(), chat_template_kwargs={})
+        return asdict(kept)
 
 
 @dataclass(frozen=True)
 class Workload:
     """Prompts in the order they are sent; `top_k` entries of the distribution are asked for at each position.
 
-    Without `stages` they are sent one at a time. Two workloads that differ in `repeat` alone ask the same again.
+    Without `stages` they are sent one at a time. Two workloads that differ in `repeat` alone ask the same again. With
+    `warm`, each prompt is asked once before its answer counts: what an engine remembers of a prompt, it then uses.
     """
 
     name: str
@@ -59,6 +102,7 @@ class Workload:
     stages: tuple[Stage, ...] = ()
     manner: Manner = "ids"
     repeat: int = 0
+    warm: bool = False
 
     def __post_init__(self) -> None:
         if self.stages and sum(stage.prompts for stage in self.stages) != len(self.prompts):
@@ -67,19 +111,21 @@ class Workload:
     @cached_property
     def digest(self) -> str:
         """SHA-256 over all that an engine is asked; names, tags and shown text do not count."""
-        asked = [
-            {"ids": p.ids, "from": p.scored_from, "max": p.max_tokens, "messages": p.messages}
-            | ({"text": p.text} if self.kind == "tokenize" else {})
-            for p in self.prompts
-        ]
+        asked = [prompt.asked(self.kind) for prompt in self.prompts]
         document = {"kind": self.kind, "top_k": self.top_k, "prompts": asked, **self._sending()}
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
     def _sending(self) -> dict[str, Any]:
         """Return how the prompts are sent, as far as it is not the usual way."""
-        usual = {"stages": [], "manner": "ids", "repeat": 0}
-        given = {"stages": [asdict(stage) for stage in self.stages], "manner": self.manner, "repeat": self.repeat}
+        usual = {"stages": [], "manner": "ids", "repeat": 0, "warm": False}
+        stages = [asdict(stage) for stage in self.stages]
+        given = {"stages": stages, "manner": self.manner, "repeat": self.repeat, "warm": self.warm}
         return {key: value for key, value in given.items() if value != usual[key]}
+
+    @property
+    def private(self) -> bool:
+        """Whether no answer's text may be kept or shown."""
+        return any(prompt.private for prompt in self.prompts)
 
     @property
     def asks_for(self) -> str:
@@ -106,7 +152,7 @@ class Workload:
             "name": self.name,
             "kind": self.kind,
             "top_k": self.top_k,
-            "prompts": [asdict(prompt) for prompt in self.prompts],
+            "prompts": [prompt.to_json() for prompt in self.prompts],
             **self._sending(),
         }
 
@@ -120,10 +166,11 @@ class Workload:
                     "ids": tuple(entry["ids"]),
                     "tags": tuple(entry["tags"]),
                     "messages": None if entry["messages"] is None else tuple(entry["messages"]),
+                    "tools": tuple(entry.get("tools", ())),
                 }
             )
             for entry in data["prompts"]
         )
         stages = tuple(Stage(**stage) for stage in data.get("stages", ()))
-        sending = {"manner": data.get("manner", "ids"), "repeat": data.get("repeat", 0)}
+        sending = {name: data[name] for name in ("manner", "repeat", "warm") if name in data}
         return cls(data["name"], data["kind"], prompts, data["top_k"], stages, **sending)

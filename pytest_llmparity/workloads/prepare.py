@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
+from ..engines.base import RequestFailed
 from ..options import RunProfile
 from . import variants
 from .model import Prompt, Workload
-from .sources import Chat, PromptSource, Text
+from .sources import Chat, PromptSource, Text, WorkloadInvalid
 from .vocabulary import Vocabulary
 
 # Part of the recipe, so that a new seed makes another workload and not another draw of this one.
@@ -25,9 +26,14 @@ class Tokenizer(Protocol):
     """What preparation asks of the reference's worker."""
 
     def encode(
-        self, *, messages: Sequence[Mapping[str, str]] | None = None, text: str | None = None
+        self,
+        *,
+        messages: Sequence[Mapping[str, Any]] | None = None,
+        text: str | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> tuple[list[int], str]:
-        """Return (ids, rendered text)."""
+        """Return (ids, rendered text) of a chat, rendered with tools and arguments of the template, or of a text."""
         ...
 
     def sample(self, prompts: Sequence[Sequence[int]], max_tokens: int, seeds: Sequence[int]) -> list[list[int]]:
@@ -63,6 +69,22 @@ class Recipe:
             return min(self.sizes.documents, len(self.source.texts)), 0
         return min(self.sizes.documents - half, len(self.source.texts)), min(half, len(self.source.chats))
 
+    @property
+    def shortfall(self) -> str | None:
+        """What the source has less of than the run profile takes, in words; None if it has enough."""
+        chats, sizes = len(self.source.chats), self.sizes
+        half = sizes.documents // 2 if self.sampled else 0
+        wanted = max(half, sizes.prompts, sizes.rollouts)
+        if chats >= wanted:
+            return None
+        texts, drawn = self.forced_documents
+        return (
+            f"{self.source.name}: {chats} prompts where the run profile takes up to {wanted}: "
+            f"{min(chats, sizes.prompts)} greedy of {sizes.prompts}, {min(chats, sizes.rollouts)} rollouts of "
+            f"{sizes.rollouts}, {texts + drawn} forced documents of {sizes.documents} ({texts} shipped human texts, "
+            f"{drawn} drawn from these prompts); what a verdict could have seen is printed with it"
+        )
+
 
 @dataclass(frozen=True)
 class PreparedWorkloads:
@@ -87,6 +109,24 @@ class PreparedWorkloads:
         digests = [self.prompts.digest, self.forced.digest, self.greedy.digest, self.rollout.digest]
         return hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
+    def restored(self, source: PromptSource) -> PreparedWorkloads:
+        """Return the workloads with the messages that were not kept, taken from the source they were made of.
+
+        Raises:
+            WorkloadInvalid: when the source has not the same prompts.
+        """
+        if not any(workload.private for workload in (self.prompts, self.forced, self.greedy, self.rollout)):
+            return self
+        chats = {chat.id: chat for chat in source.chats}
+
+        def whole(workload: Workload) -> Workload:
+            return replace(
+                workload, prompts=tuple(_restored(prompt, chats, source.name) for prompt in workload.prompts)
+            )
+
+        prompts, greedy, rollout = whole(self.prompts), whole(self.greedy), whole(self.rollout)
+        return replace(self, prompts=prompts, greedy=greedy, rollout=rollout)
+
     def find(self, digest: str) -> Workload | None:
         """Return the workload with that digest, or None."""
         return next((workload for workload in self._by_name.values() if workload.digest == digest), None)
@@ -101,17 +141,20 @@ class PreparedWorkloads:
             variants.streamed(self.greedy),
             variants.as_chat(self.greedy),
             variants.neighbours(self.greedy, long),
+            variants.in_context(self.greedy, long),
+            variants.warm(variants.in_context(self.greedy, long)),
         )
         return {workload.name: workload for workload in workloads}
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data."""
+        """Return plain data to keep: of private prompts neither texts nor the vocabulary that would spell them out."""
         return {
             "prompts": self.prompts.to_json(),
             "forced": self.forced.to_json(),
             "greedy": self.greedy.to_json(),
             "rollout": self.rollout.to_json(),
-            "pieces": list(self.vocabulary.pieces),
+            "pieces": [] if self.vocabulary.hidden else list(self.vocabulary.pieces),
+            "hidden_pieces": self.vocabulary.hidden,
         }
 
     @classmethod
@@ -122,30 +165,39 @@ class PreparedWorkloads:
             forced=Workload.from_json(data["forced"]),
             greedy=Workload.from_json(data["greedy"]),
             rollout=Workload.from_json(data["rollout"]),
-            vocabulary=Vocabulary(tuple(data["pieces"])),
+            vocabulary=Vocabulary(tuple(data["pieces"]), data.get("hidden_pieces", 0)),
         )
 
 
 def prepare(recipe: Recipe, tokenizer: Tokenizer, progress: Callable[[str], None]) -> PreparedWorkloads:
-    """Tokenise, sample the rollouts, and return the workloads."""
-    sizes = recipe.sizes
-    chats = recipe.source.chats[: sizes.prompts]
+    """Tokenise, sample the rollouts, and return the workloads.
+
+    Raises:
+        WorkloadInvalid: for a prompt of token ids that the model does not have.
+        RequestFailed: naming the prompt, when the chat template refuses it.
+    """
+    sizes, source = recipe.sizes, recipe.source
+    vocabulary = Vocabulary(tuple(tokenizer.pieces()))
     texts, drawn = recipe.forced_documents
+    chats, rollouts = source.chats[: sizes.prompts], source.chats[: sizes.rollouts]
     # Their openings are taken from the end, so that they overlap with the greedy prompts as late as possible.
-    openings = recipe.source.chats[len(recipe.source.chats) - drawn :]
-    progress(f"tokenising {len(chats)} chats and {texts} texts")
-    greedy = [_chat_prompt(chat, tokenizer, sizes.max_tokens) for chat in chats]
-    decoded = [_chat_prompt(chat, tokenizer, sizes.rollout_tokens) for chat in recipe.source.chats[: sizes.rollouts]]
-    human = [_text_prompt(text, tokenizer, sizes.length) for text in recipe.source.texts[:texts]]
-    sampled = _sampled(openings, tokenizer, sizes.length, progress) if drawn else []
-    seen = [_as_tokenized(prompt) for prompt in greedy]
-    seen += [_whole_text(text, tokenizer) for text in recipe.source.texts[: min(texts, sizes.prompts)]]
+    openings = source.chats[len(source.chats) - drawn :]
+    asked = {chat.id: chat for chat in (*chats, *rollouts, *openings)}.values()
+    _require_in_vocabulary(asked, vocabulary.size)
+    progress(f"tokenising {len(asked)} chats and {texts} texts")
+    made = {chat.id: _chat_prompt(chat, tokenizer, private=source.private) for chat in asked}
+    greedy = [replace(made[chat.id], max_tokens=chat.max_tokens or sizes.max_tokens) for chat in chats]
+    decoded = [replace(made[chat.id], max_tokens=chat.max_tokens or sizes.rollout_tokens) for chat in rollouts]
+    human = [_text_prompt(text, tokenizer, sizes.length) for text in source.texts[:texts]]
+    sampled = _sampled([made[chat.id] for chat in openings], tokenizer, sizes.length, progress)
+    seen = [_as_tokenized(prompt) for prompt in greedy if prompt.messages is not None]
+    seen += [_whole_text(text, tokenizer) for text in source.texts[: min(texts, sizes.prompts)]]
     return PreparedWorkloads(
         prompts=Workload("prompts", "tokenize", tuple(seen), 0),
         forced=Workload("forced", "score", tuple(interleave(human, sampled)), recipe.top_k),
         greedy=Workload("greedy", "generate", tuple(greedy), recipe.top_k),
         rollout=Workload("rollout", "generate", tuple(decoded), recipe.top_k, variants.mixed_load(len(decoded))),
-        vocabulary=Vocabulary(tuple(tokenizer.pieces())),
+        vocabulary=vocabulary.kept_hidden() if source.private else vocabulary,
     )
 
 
@@ -161,21 +213,68 @@ def interleave(human: Sequence[Prompt], sampled: Sequence[Prompt]) -> list[Promp
     return mixed + left[shared:] + right[shared:]
 
 
-def _chat_prompt(chat: Chat, tokenizer: Tokenizer, max_tokens: int) -> Prompt:
-    ids, rendered = tokenizer.encode(messages=chat.messages)
+def _require_in_vocabulary(chats: Iterable[Chat], size: int) -> None:
+    for chat in chats:
+        unknown = next((token for token in chat.ids or () if token >= size), None)
+        if unknown is not None:
+            raise WorkloadInvalid(
+                f"prompt {chat.id!r}: token id {unknown} is none of the model's {size} ids (0 to {size - 1})"
+            )
+
+
+def _chat_prompt(chat: Chat, tokenizer: Tokenizer, *, private: bool) -> Prompt:
+    """Return the prompt of a chat, without a length; only a public one has its rendered text."""
+    if chat.ids is not None:
+        return Prompt(chat.id, chat.id, chat.ids, ("ids", *chat.tags), hashes={} if private else None)
+    assert chat.messages is not None
+    try:
+        ids, rendered = tokenizer.encode(
+            messages=chat.messages, tools=chat.tools, chat_template_kwargs=chat.chat_template_kwargs
+        )
+    except RequestFailed as error:
+        if error.status is None:  # no answer: it is the engine that failed
+            raise
+        refused = f"prompt {chat.id!r} cannot be rendered by the model's chat template"
+        if private:  # what the template says may quote the prompt
+            raise RequestFailed(f"{refused} (prompts are private: why is not shown)", error.status) from None
+        raise RequestFailed(f"{refused}: {error}", error.status) from error
     return Prompt(
         chat.id,
         chat.id,
         tuple(ids),
         tags=("chat", *chat.tags),
-        max_tokens=max_tokens,
         messages=chat.messages,
-        text=rendered,
+        text=None if private else rendered,
+        tools=chat.tools,
+        chat_template_kwargs=chat.chat_template_kwargs,
+        hashes={"request": _request_digest(chat), "rendered": _sha256(rendered)} if private else None,
     )
 
 
+def _restored(prompt: Prompt, chats: Mapping[str, Chat], source: str) -> Prompt:
+    if not prompt.private or prompt.messages is None:
+        return prompt
+    assert prompt.hashes is not None
+    chat = chats.get(prompt.id)
+    if chat is None or _request_digest(chat) != prompt.hashes["request"]:
+        raise WorkloadInvalid(
+            f"prompt {prompt.id!r} was captured without its text, and {source} has "
+            f"{'no such prompt' if chat is None else 'another text for it'}; give the file it was captured from"
+        )
+    return replace(prompt, messages=chat.messages, tools=chat.tools, chat_template_kwargs=chat.chat_template_kwargs)
+
+
+def _request_digest(chat: Chat) -> str:
+    request = [chat.messages, chat.tools, chat.chat_template_kwargs]
+    return _sha256(json.dumps(request, sort_keys=True))
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _as_tokenized(prompt: Prompt) -> Prompt:
-    return Prompt(prompt.id, prompt.unit, prompt.ids, prompt.tags, messages=prompt.messages)
+    return replace(prompt, max_tokens=0, text=None)
 
 
 def _whole_text(text: Text, tokenizer: Tokenizer) -> Prompt:
@@ -190,16 +289,16 @@ def _text_prompt(text: Text, tokenizer: Tokenizer, length: int) -> Prompt:
 
 
 def _sampled(
-    openings: Sequence[Chat], tokenizer: Tokenizer, length: int, progress: Callable[[str], None]
+    openings: Sequence[Prompt], tokenizer: Tokenizer, length: int, progress: Callable[[str], None]
 ) -> list[Prompt]:
     """Sample one document from each opening; none is dropped for being short, that would be a selection."""
     prompts = []
     for start in range(0, len(openings), SAMPLING_BATCH):
         progress(f"sampling from the fp32 reference: {start} of {len(openings)} documents")
         batch = openings[start : start + SAMPLING_BATCH]
-        contexts = [tokenizer.encode(messages=chat.messages)[0] for chat in batch]
         seeds = [SAMPLING_SEED + start + i for i in range(len(batch))]
-        for chat, context, drawn in zip(batch, contexts, tokenizer.sample(contexts, length, seeds), strict=True):
-            name, tags = f"sampled-{chat.id}", ("sampled", *chat.tags)
-            prompts.append(Prompt(name, chat.id, (*context, *drawn), tags, scored_from=len(context)))
+        for opening, drawn in zip(batch, tokenizer.sample([each.ids for each in batch], length, seeds), strict=True):
+            name, tags = f"sampled-{opening.id}", ("sampled", *opening.tags[1:])
+            ids, context = (*opening.ids, *drawn), len(opening.ids)
+            prompts.append(Prompt(name, opening.unit, ids, tags, scored_from=context, hashes=opening.hashes))
     return prompts

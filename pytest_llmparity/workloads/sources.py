@@ -1,29 +1,17 @@
-"""Where prompts come from: the shipped ones, or a user's JSONL file."""
+"""Where prompts come from: the shipped ones, or a user's JSONL file (docs/prompts.md)."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-_ROLES = {"system", "user", "assistant", "tool"}
+from .entries import Chat, WorkloadInvalid, chat_of, read_lines
 
-
-class WorkloadInvalid(ValueError):
-    """A prompt file with an entry that cannot be used; the message names file and line."""
-
-
-@dataclass(frozen=True)
-class Chat:
-    """Messages of one request."""
-
-    id: str
-    tags: tuple[str, ...]
-    messages: tuple[Mapping[str, str], ...]
+__all__ = ["Chat", "PromptSource", "Text", "WorkloadInvalid", "from_jsonl", "shipped", "shipped_folder"]
 
 
 @dataclass(frozen=True)
@@ -32,22 +20,28 @@ class Text:
 
     id: str
     tags: tuple[str, ...]
-    text: str
+    text: str = field(repr=False)
 
 
 @dataclass(frozen=True)
 class PromptSource:
-    """Chats and texts that workloads are made of; `name` shows in reports."""
+    """Chats and texts that workloads are made of; `name` shows in reports.
+
+    The chats of a `private` source are in memory while a run needs them; what is written or shown holds token ids
+    and SHA-256 digests in their place. The texts are shipped ones, which are no secret.
+    """
 
     name: str
-    chats: tuple[Chat, ...]
-    texts: tuple[Text, ...]
+    chats: tuple[Chat, ...] = field(repr=False)
+    texts: tuple[Text, ...] = field(repr=False)
+    private: bool = False
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 of everything in it."""
-        content = [[chat.id, chat.tags, chat.messages] for chat in self.chats]
+        content: list[Any] = [_content(chat) for chat in self.chats]
         content += [[text.id, text.tags, text.text] for text in self.texts]
+        content += ["private"] if self.private else []
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -55,12 +49,10 @@ class PromptSource:
 def shipped() -> PromptSource:
     """Return the prompts and texts that come with the package (`fixtures/`)."""
     folder = shipped_folder()
-    chats = tuple(
-        Chat(entry["id"], tuple(entry["tags"]), tuple(entry["messages"]))
-        for _, entry in _entries(folder / "prompts" / "chat.jsonl")
-    )
+    chats = tuple(chat_of(entry, where, "") for where, _, entry in read_lines(folder / "prompts" / "chat.jsonl"))
     texts = tuple(
-        Text(entry["id"], tuple(entry["tags"]), entry["text"]) for _, entry in _entries(folder / "text" / "prose.jsonl")
+        Text(entry["id"], tuple(entry["tags"]), entry["text"])
+        for _, _, entry in read_lines(folder / "text" / "prose.jsonl")
     )
     return PromptSource("shipped", chats, texts)
 
@@ -72,54 +64,39 @@ def shipped_folder() -> Path:
     return installed if installed.is_dir() else package.parent / "fixtures"
 
 
-def from_jsonl(path: Path) -> PromptSource:
-    """Return a user's prompts, each line `{"messages": [...]}` or `{"prompt": "..."}`, optionally `id` and `tags`.
+def from_jsonl(path: Path, *, text: bool = True) -> PromptSource:
+    """Return a user's prompts, one a line; without `text` the source is private.
 
     The human text of the forced workload stays the shipped one.
 
     Raises:
-        WorkloadInvalid: for a line that is not such an entry, an id that repeats, or an empty file.
+        WorkloadInvalid: for a line that is not as docs/prompts.md says, an id that repeats, or a file without prompts.
     """
-    if not path.is_file():
-        raise WorkloadInvalid(f"{path}: no such prompt file")
-    chats, seen = [], set()
-    for number, entry in _entries(path):
-        chat = _chat(entry, f"{path}, line {number}", f"{path.stem}-{number}")
-        if chat.id in seen:
-            raise WorkloadInvalid(f"{path}, line {number}: id {chat.id!r} is used twice")
-        seen.add(chat.id)
-        chats.append(chat)
+    texts = shipped().texts
+    taken = {each.id: "by a text of the package" for each in texts}
+    chats = []
+    try:
+        for where, number, entry in read_lines(path):
+            chat = chat_of(entry, where, f"{path.stem}-{number}")
+            if chat.id in taken:
+                raise WorkloadInvalid(f"{where}: id {chat.id!r} is used {taken[chat.id]} already")
+            taken[chat.id] = f"in line {number}"
+            chats.append(chat)
+    except FileNotFoundError:
+        raise WorkloadInvalid(f"{path}: no such prompt file") from None
+    except OSError as error:
+        raise WorkloadInvalid(f"{path}: this prompt file cannot be read ({error.strerror})") from error
     if not chats:
         raise WorkloadInvalid(f"{path}: no prompt in this file")
-    return PromptSource(path.stem, tuple(chats), shipped().texts)
+    return PromptSource(path.stem, tuple(chats), texts, private=not text)
 
 
-def _entries(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                entry = json.loads(line)  # of bytes: a line that is not UTF-8 is a ValueError too
-            except ValueError as error:
-                raise WorkloadInvalid(f"{path}, line {number}: not JSON in UTF-8 ({error})") from error
-            if not isinstance(entry, dict):
-                raise WorkloadInvalid(f"{path}, line {number}: expected an object, found {type(entry).__name__}")
-            yield number, entry
-
-
-def _chat(entry: Mapping[str, Any], where: str, default_id: str) -> Chat:
-    unknown = entry.keys() - {"id", "tags", "messages", "prompt"}
-    if unknown:
-        raise WorkloadInvalid(f"{where}: unknown keys {sorted(unknown)}; known: id, tags, messages, prompt")
-    if ("messages" in entry) == ("prompt" in entry):
-        raise WorkloadInvalid(f"{where}: expected either messages or prompt")
-    messages = entry.get("messages") or [{"role": "user", "content": entry.get("prompt")}]
-    if not isinstance(messages, list):
-        raise WorkloadInvalid(f"{where}: messages must be a list, found {type(messages).__name__}")
-    for message in messages:
-        if not isinstance(message, dict) or message.get("role") not in _ROLES:
-            raise WorkloadInvalid(f"{where}: a message needs a role out of {', '.join(sorted(_ROLES))}")
-        if not isinstance(message.get("content"), str) or not message["content"]:
-            raise WorkloadInvalid(f"{where}: a message needs text as content; images and audio are out of scope")
-    return Chat(str(entry.get("id", default_id)), tuple(entry.get("tags", ())), tuple(messages))
+def _content(chat: Chat) -> list[Any]:
+    asked = {
+        "ids": chat.ids,
+        "tools": chat.tools,
+        "chat_template_kwargs": chat.chat_template_kwargs,
+        "max_tokens": chat.max_tokens,
+    }
+    given = {key: value for key, value in asked.items() if value}
+    return [chat.id, chat.tags, chat.messages, *([given] if given else [])]

@@ -13,6 +13,8 @@ BATCH = 16
 _NEEDLES = 2
 _GROUP = 8
 _LONG = 4
+# Over two blocks of the largest block size in use (128 on a CPU): shorter prefixes are never cached.
+_SHARED_TOKENS = 288
 
 COMPANY = _NEEDLES * (2 * _GROUP + 1 + _LONG)
 """Prompts of the workload that asks about neighbours, at most."""
@@ -64,6 +66,23 @@ def neighbours(workload: Workload, long: Sequence[Prompt]) -> Workload:
     return replace(workload, name=f"{workload.name}-neighbours", prompts=tuple(prompts), stages=tuple(stages))
 
 
+def in_context(workload: Workload, long: Sequence[Prompt]) -> Workload:
+    """Return the same prompts behind one long shared text, as documents to answer questions about."""
+    shared: tuple[int, ...] = ()
+    for prompt in long:
+        shared += prompt.ids
+        if len(shared) >= _SHARED_TOKENS:
+            break
+    shared = shared[:_SHARED_TOKENS]
+    prompts = tuple(replace(prompt, ids=shared + prompt.ids, messages=None) for prompt in workload.prompts)
+    return replace(workload, name="in-context", prompts=prompts)
+
+
+def warm(workload: Workload) -> Workload:
+    """Return the same questions, each asked once before its answer counts."""
+    return replace(workload, name=f"{workload.name}-warm", warm=True)
+
+
 def _at(place: str, needle: Prompt, prompt: Prompt) -> Prompt:
     where = place if prompt is needle else f"{place}-of-{needle.id}"
     return replace(prompt, id=f"{prompt.id}@{where}", unit=prompt.unit, scored_from=0)
@@ -86,5 +105,6 @@ def forced_rollout(rollout: Workload, capture: Capture) -> Workload:
         tokens = capture.scored(capture.position(prompt.id)).token_ids.tolist()
         if tokens:
             ids = (*prompt.ids, *tokens)
-            prompts.append(Prompt(prompt.id, prompt.unit, ids, prompt.tags, scored_from=len(prompt.ids)))
+            start, hashes = len(prompt.ids), prompt.hashes
+            prompts.append(Prompt(prompt.id, prompt.unit, ids, prompt.tags, scored_from=start, hashes=hashes))
     return Workload(FORCED_ROLLOUT, "score", tuple(prompts), rollout.top_k)

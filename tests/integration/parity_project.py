@@ -109,6 +109,10 @@ class ToyReference:
         rows = generation.score(self._model, prompt.ids, Disturbance())[prompt.scored_from - 1 :]
         return Answer(prompt.id, prompt_tokens=len(prompt.ids)), _scored(prompt.ids[prompt.scored_from :], rows, top_k)
 
+    def counters(self) -> dict[str, float]:
+        """Nothing is counted."""
+        return {}
+
     def close(self) -> None:
         """There is nothing to close."""
 
@@ -315,18 +319,15 @@ def _environment(process: psutil.Process) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class FirstRun:
-    """What all projects share, made once a test session: a checkpoint, a reference, and a cache.
-
-    `gate` is the first run of the gate, on the honest doubles `a` and `b`; it filled the cache of `project`.
-    """
+    """The first run of the gate, on the honest doubles `a` and `b`; it filled the cache of `project`."""
 
     project: ParityProject
     gate: Finished
 
 
 @pytest.fixture(scope="session")
-def first_run(tmp_path_factory: pytest.TempPathFactory) -> FirstRun:
-    """Run the gate on two honest doubles with nothing in the store but the reference's part."""
+def shared_project(tmp_path_factory: pytest.TempPathFactory) -> ParityProject:
+    """What all projects share, made once a test session: a checkpoint, a reference, and a store with its part."""
     folder = tmp_path_factory.mktemp("first-run")
     _write_checkpoint(folder / "model")
     _write_reference_package(folder / "reference-packages")
@@ -335,14 +336,30 @@ def first_run(tmp_path_factory: pytest.TempPathFactory) -> FirstRun:
     project.small_prompts()
     project.prepare(shipped())
     project.prepare(from_jsonl(folder / "prompts" / "small.jsonl"))
-    return FirstRun(project, project.gate("a,b"))
+    return project
+
+
+@pytest.fixture(scope="session")
+def first_run(shared_project: ParityProject) -> FirstRun:
+    """Run the gate on two honest doubles with nothing in the store but the reference's part."""
+    return FirstRun(shared_project, shared_project.gate("a,b"))
 
 
 @pytest.fixture
 def parity_project(first_run: FirstRun, tmp_path: Path) -> ParityProject:
     """A project of its own, without engines, whose store holds what the first run and the reference answered."""
-    shutil.copytree(first_run.project.cache, tmp_path / "cache", ignore=shutil.ignore_patterns("run"))
-    return ParityProject(tmp_path, first_run.project.folder)
+    return _project_of_its_own(first_run.project, tmp_path)
+
+
+@pytest.fixture
+def cold_project(shared_project: ParityProject, tmp_path: Path) -> ParityProject:
+    """A project of its own, without engines, whose store need hold nothing but the reference's part."""
+    return _project_of_its_own(shared_project, tmp_path)
+
+
+def _project_of_its_own(shared: ParityProject, folder: Path) -> ParityProject:
+    shutil.copytree(shared.cache, folder / "cache", ignore=shutil.ignore_patterns("run"))
+    return ParityProject(folder, shared.folder)
 
 
 def _write_checkpoint(folder: Path) -> None:

@@ -27,6 +27,7 @@ from pytest_llmparity.engines.process import (
     root_cause,
 )
 from pytest_llmparity.engines.registry import KeptEngine, Registry
+from pytest_llmparity.engines.watchdog import Redactor, start_time
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -299,6 +300,33 @@ def test_a_kept_engine_ends_when_it_was_idle_and_not_before(lab: Lab) -> None:
     assert list((lab.folder / "run").iterdir()) == []
 
 
+@pytest.mark.parametrize("jump", [-86400.0, 86400.0], ids=["forward", "backward"])
+def test_a_clock_that_jumps_neither_ends_a_kept_engine_early_nor_keeps_it(lab: Lab, jump: float) -> None:
+    # Seen from a file, a clock that jumps forward by a day is a last use a day ago, and the other way round.
+    registry = Registry(lab.folder / "run")
+    engine = lab.start(PLAIN)
+    lab.wait_for_roles("engine")
+    registry.keep(engine, name="vllm", launch_key="abc", url="http://127.0.0.1:1", seconds=1.5)
+    used = time.time() + jump
+    os.utime(lab.folder / "run" / "kept-vllm.json", (used, used))
+    time.sleep(0.8)
+    assert lab.alive() == ["engine"]
+    wait_until(lambda: not lab.alive(), 5, "the idle engine to end")
+
+
+def test_a_clock_that_is_set_does_not_make_an_engine_another_process(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = Registry(lab.folder / "run")
+    engine = lab.start(PLAIN)
+    lab.wait_for_roles("engine")
+    entry = registry.keep(engine, name="vllm", launch_key="abc", url="http://127.0.0.1:1", seconds=60)
+    create_time = psutil.Process.create_time
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: create_time(process) + 3600)
+    assert registry.entries() == [entry]
+    assert entry.is_running()
+    monkeypatch.undo()
+    assert registry.down(entry) == ()
+
+
 def test_a_kept_engine_survives_the_end_of_its_parent(lab: Lab) -> None:
     registry = Registry(lab.folder / "run")
     script = f"""
@@ -345,7 +373,7 @@ def test_an_ended_engine_cannot_be_kept(lab: Lab) -> None:
 
 
 def entry_of_this_process() -> KeptEngine:
-    started = psutil.Process().create_time()
+    started = start_time(os.getpid())
     return KeptEngine(
         name="vllm",
         launch_key="abc",
@@ -448,9 +476,98 @@ def test_the_shell_line_starts_the_same_server_and_hides_secrets(monkeypatch: py
     line = command.shell_line()
     assert "planted" not in line
     assert line == (
-        "cd '/srv/my models' && env -u PYTHONPATH HF_TOKEN=\"$HF_TOKEN\" TOKENIZERS_PARALLELISM=false A='b c' "
-        'vllm serve \'a model\' --api-key="$OPENAI_API_KEY" --hf-token "$HF_TOKEN"'
+        "cd '/srv/my models' && env -u PYTHONPATH HF_TOKEN='***' TOKENIZERS_PARALLELISM=false A='b c' "
+        "vllm serve 'a model' '--api-key=***' --hf-token '***'"
     )
+
+
+PRINTS_ALL = """
+print(sys.argv, dict(os.environ), flush=True)
+for piece in ("now in pieces: sk-pla", "nted-argu", "ment, pass ", "word/planted"):
+    os.write(1, piece.encode())
+    time.sleep(0.1)
+raise RuntimeError("refused: " + os.environ["HF_TOKEN"])
+"""
+
+
+def test_an_engine_that_prints_its_secrets_does_not_get_them_into_its_log(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INHERITED_SECRET", "inherited-planted")
+    monkeypatch.setenv("HTTPS_PROXY", "http://user:proxy-planted@proxy:3128")
+    plain = lab.command(PRINTS_ALL)
+    command = replace(
+        plain,
+        argv=(*plain.argv, "--api-key", "sk-planted-argument"),
+        env={"HF_TOKEN": "pass word/planted", "MAX_NUM_TOKENS": "123456", "VISIBLE": "not-a-secret"},
+    )
+    engine = EngineProcess.start(command, log=lab.log)
+    lab.engines.append(engine)
+    assert not any("planted" in word for word in psutil.Process(engine.watchdog_pid).cmdline())
+    died = EngineDied("vllm", wait_for_returncode(engine), lab.log)
+    engine.stop()
+    text = lab.log.read_text()
+    assert "planted" not in text + log_tail(lab.log) + str(died) + command.shell_line()
+    assert "now in pieces: ***, ***" in text
+    assert died.root_cause == "RuntimeError: refused: ***"
+    assert "user:***@proxy:3128" in text
+    assert "not-a-secret" in text
+    assert "123456" in text
+
+
+def test_an_engine_that_prints_much_is_neither_held_up_nor_cut_off(lab: Lab) -> None:
+    program = """
+line = b"x" * 99 + b"\\n"
+for _ in range(3000):
+    sys.stdout.buffer.write(line * 100)
+print("the end")
+"""
+    engine = lab.start(program)
+    assert wait_for_returncode(engine) == 0
+    assert lab.log.stat().st_size == 3000 * 100 * 100 + len("the end\n")
+    assert log_tail(lab.log, lines=1) == "the end"
+
+
+def test_an_engine_that_prints_without_end_is_stopped(lab: Lab) -> None:
+    program = """
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+ready()
+while True:
+    os.write(1, b"y" * 4096)
+    time.sleep(0.0005)
+"""
+    engine = lab.start(program, grace=0.3)
+    lab.wait_for_roles("engine")
+    began = time.monotonic()
+    assert engine.stop() == StopReport(returncode=-signal.SIGKILL, killed=True, survivors=())
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+def test_a_full_disk_under_the_log_does_not_stop_the_engine(lab: Lab) -> None:
+    command = lab.command("for _ in range(40): os.write(1, b'z' * 65536)\nwait()")
+    engine = EngineProcess.start(command, log=Path("/dev/full"))
+    lab.engines.append(engine)
+    lab.wait_for_roles("engine")
+    assert engine.poll() is None
+    assert engine.stop().survivors == ()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 1000])
+def test_the_redactor_finds_secrets_wherever_the_stream_is_cut(size: int) -> None:
+    secrets = [b"abcdef", b"abcdefgh", b"xxabcdef", b"defghijk", b"s3cret"]
+    stream = b"abcdef abcdefg abcdefgh\nxxabcdefghijk s3cre s3cret\nabcde"
+    redactor = Redactor(secrets)
+    pieces = [redactor.feed(stream[i : i + size]) for i in range(0, len(stream), size)]
+    assert b"".join([*pieces, redactor.flush()]) == b"*** ***g ***\n***ghijk s3cre ***\nabcde"
+
+
+def test_the_redactor_holds_nothing_back_that_cannot_become_a_secret() -> None:
+    redactor = Redactor([b"abcdef"])
+    assert redactor.feed(b"ready, 50 %") == b"ready, 50 %"
+    assert redactor.feed(b" abc") == b" "
+    assert redactor.feed(b"\nx") == b"abc\nx"
+    assert Redactor([]).feed(b"all of it") == b"all of it"
 
 
 CORE = "(EngineCore_DP0 pid=71) ERROR 11-23 18:00:00 [core.py:842] "

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -51,6 +52,25 @@ class Running:
         assert answer.status_code == 200, answer.text
         body: dict[str, Any] = answer.json()
         return body
+
+    def tokens(self, prompt: list[int], **fields: Any) -> list[int]:
+        """Greedy tokens, 24 unless told; never ended by EOS."""
+        asked = {"max_tokens": 24, "ignore_eos": True, "return_token_ids": True} | fields
+        ids: list[int] = self.completion(prompt=prompt, **asked)["choices"][0]["token_ids"]
+        return ids
+
+    def events(self, **fields: Any) -> list[str]:
+        """What follows `data: ` in a streamed completion of eight tokens."""
+        body = {"prompt": PROMPT, "temperature": 0, "max_tokens": 8, "ignore_eos": True, "return_token_ids": True}
+        streamed = self.client.post("/v1/completions", json=body | {"stream": True} | fields)
+        assert streamed.status_code == 200
+        return [line.removeprefix("data: ") for line in streamed.text.split("\n\n") if line]
+
+    def counter(self, name: str) -> float:
+        """One counter of /metrics."""
+        lines = self.client.get("/metrics").text.splitlines()
+        (line,) = [line for line in lines if line.startswith(f"vllm:{name}_total{{")]
+        return float(line.split()[-1])
 
     def prompt_logprobs(self, prompt: list[int], k: int = 20) -> list[Any]:
         scored: list[Any] = self.completion(prompt=prompt, max_tokens=1, prompt_logprobs=k)["choices"][0][
@@ -205,7 +225,9 @@ def test_a_stream_has_the_tokens_of_the_whole_answer(healthy: Running, endpoint:
     ids = [token_id for chunk in chunks for token_id in chunk["choices"][0].get("token_ids") or []]
     assert ids == whole["choices"][0]["token_ids"]
     assert usage["choices"] == []
-    assert usage["usage"] == whole["usage"]
+    # Not the cached tokens: the first of the two requests filled the cache.
+    counts = ("prompt_tokens", "completion_tokens", "total_tokens")
+    assert [usage["usage"][name] for name in counts] == [whole["usage"][name] for name in counts]
 
 
 @pytest.mark.parametrize(
@@ -358,3 +380,181 @@ def test_a_grandchild_survives_its_parent(start: Start) -> None:
         assert child.is_running()
     finally:
         child.kill()
+
+
+LONG_PROMPT = [300 + (7 * place) % 90 for place in range(40)]
+
+
+def streamed_tokens(events: list[str]) -> list[int]:
+    """The tokens of all chunks."""
+    return [token_id for burst in streamed_bursts(events) for token_id in burst]
+
+
+def streamed_bursts(events: list[str]) -> list[list[int]]:
+    """The tokens of each chunk."""
+    chunks = [json.loads(event) for event in events if event != "[DONE]"]
+    return [chunk["choices"][0]["token_ids"] for chunk in chunks if chunk.get("choices")]
+
+
+def in_company(double: Running, prompts: list[list[int]]) -> list[list[int]]:
+    """The tokens of prompts that are all in flight at the same time."""
+    assert double.client.get("/health").status_code == 200
+    with ThreadPoolExecutor(len(prompts)) as pool:
+        return list(pool.map(double.tokens, prompts))
+
+
+def test_the_prefix_cache_counts_whole_blocks_and_not_the_last_token(start: Start) -> None:
+    cold, off = start("--enable-prefix-caching"), start("--no-enable-prefix-caching")
+
+    def cached(double: Running, prompt: list[int], **fields: Any) -> int:
+        usage = double.completion(prompt=prompt, max_tokens=1, **fields)["usage"]
+        return int(usage["prompt_tokens_details"]["cached_tokens"])
+
+    assert [cached(cold, LONG_PROMPT) for _ in range(2)] == [0, 32]
+    assert cached(cold, LONG_PROMPT[:32]) == 16
+    assert cached(cold, [5, *LONG_PROMPT]) == 0
+    assert cached(cold, LONG_PROMPT, cache_salt="other") == 0
+    assert cached(cold, LONG_PROMPT, prompt_logprobs=1) == 0
+    assert cold.counter("prefix_cache_queries") == 40 + 40 + 32 + 41 + 40
+    assert cold.counter("prefix_cache_hits") == 32 + 16
+    assert [cached(off, LONG_PROMPT) for _ in range(2)] == [0, 0]
+    assert off.counter("prefix_cache_hits") == 0
+    assert cold.tokens(LONG_PROMPT) == off.tokens(LONG_PROMPT)
+
+
+def test_speculative_decoding_streams_bursts_of_the_same_tokens(start: Start) -> None:
+    speculative = '{"method": "ngram", "num_speculative_tokens": 3}'
+    toggles = ("--enable-chunked-prefill", "--enforce-eager", "--max-num-batched-tokens", "2048")
+    fast = start("--speculative-config", speculative, *toggles)
+    plain = start("--no-enable-chunked-prefill", "--no-enforce-eager")
+    events = fast.events(max_tokens=64)
+    bursts = streamed_bursts(events)
+    assert len(bursts[0]) == 1
+    assert {1, 2, 4} <= {len(burst) for burst in bursts} <= {1, 2, 3, 4}
+    assert streamed_tokens(events) == plain.tokens(PROMPT, max_tokens=64)
+    drafts, accepted = fast.counter("spec_decode_num_drafts"), fast.counter("spec_decode_num_accepted_tokens")
+    assert drafts == len(bursts) - 1
+    assert fast.counter("spec_decode_num_draft_tokens") == 3 * drafts
+    assert drafts < accepted < 3 * drafts
+    assert "spec_decode" not in plain.client.get("/metrics").text
+    refused = start("--speculative-config", "{}")
+    assert refused.process.wait(20) == 2
+
+
+def test_tensor_parallelism_wants_as_many_devices(start: Start) -> None:
+    two = ("--tensor-parallel-size", "2")
+    refused, accepted = start(*two), start(*two, LLMPARITY_DOUBLE_DEVICES="2")
+    assert refused.process.wait(20) == 1
+    assert "World size (2) is larger than the number of available GPUs (1) in this node" in refused.log.read_text()
+    assert accepted.client.get("/health").status_code == 200
+
+
+def test_company_changes_nothing_unless_a_fault_says_so(start: Start) -> None:
+    healthy, noisy, leaking = (start(fault=fault) for fault in ("", "batch-noise:0.5", "neighbour-leak"))
+    prompts = [[*LONG_PROMPT, token_id] for token_id in range(300, 316)]
+    alone = [healthy.tokens(prompt) for prompt in prompts]
+    assert in_company(healthy, prompts) == alone
+    for double in (noisy, leaking):
+        assert double.tokens(prompts[0]) == alone[0]
+    assert sum(one != other for one, other in zip(in_company(noisy, prompts), alone, strict=True)) >= 12
+    leaked = in_company(leaking, prompts)
+    assert [ids[:4] for ids in leaked] == [ids[:4] for ids in alone]
+    assert all(one[4] != other[4] for one, other in zip(leaked, alone, strict=True))
+
+
+def test_faults_of_generation_leave_prompt_scoring_right(start: Start) -> None:
+    healthy, broken, noisy, stale = (start(fault=f) for f in ("", "bad-decode", "decode-noise:0.5", "warm-noise"))
+    right = healthy.tokens(PROMPT)
+    for double in (broken, noisy):
+        assert double.prompt_logprobs(LONG_PROMPT) == healthy.prompt_logprobs(LONG_PROMPT)
+    found = broken.tokens(PROMPT)
+    assert found[:8] == right[:8]
+    assert found[8:] != right[8:]
+    decoded = [d.completion(max_tokens=1, logprobs=1)["choices"][0]["logprobs"] for d in (healthy, noisy)]
+    assert decoded[0]["token_logprobs"] != decoded[1]["token_logprobs"]
+    cold, warm = stale.tokens(LONG_PROMPT), stale.tokens(LONG_PROMPT)
+    assert cold == healthy.tokens(LONG_PROMPT) == healthy.tokens(LONG_PROMPT)
+    assert warm[0] != cold[0]
+
+
+def test_streams_that_lose_something(start: Start) -> None:
+    dropping, cut, failing = (start(fault=f"stream-{fault}") for fault in ("drops:3", "half:2", "error:2"))
+    whole = dropping.tokens(PROMPT, max_tokens=8)
+    found = dropping.events(stream_options={"include_usage": True})
+    assert streamed_tokens(found) == whole[:2] + whole[3:]
+    assert json.loads(found[-2])["usage"]["completion_tokens"] == 8
+    for double in (cut, failing):
+        assert streamed_tokens(double.events()) == whole
+    with pytest.raises(httpx.RemoteProtocolError):
+        cut.events()
+    assert cut.tokens(PROMPT, max_tokens=8) == whole
+    *chunks, error, done = failing.events()
+    assert streamed_tokens(chunks) == whole[:4]
+    assert json.loads(error)["error"]["code"] == 500
+    assert done == "[DONE]"
+
+
+def test_streamed_usage_can_count_one_too_many(start: Start) -> None:
+    double = start(fault="stream-usage")
+    assert double.completion(max_tokens=8, ignore_eos=True)["usage"]["completion_tokens"] == 8
+    usage = json.loads(double.events(stream_options={"include_usage": True})[-2])["usage"]
+    assert usage["completion_tokens"] == 9
+
+
+def test_a_chat_whose_template_differs(start: Start, healthy: Running) -> None:
+    messages = [{"role": "user", "content": "hi"}]
+    for double, differs in ((healthy, False), (start(fault="chat-differs"), True)):
+        tokenized = double.client.post("/tokenize", json={"messages": messages}).json()["tokens"]
+        asked = {"messages": messages, "max_tokens": 1, "return_token_ids": True}
+        used = double.client.post("/v1/chat/completions", json=asked).json()["prompt_token_ids"]
+        assert (used != tokenized) is differs
+        assert used[-len(tokenized) :] == tokenized
+
+
+def test_parameters_that_are_changed_or_ignored_silently(start: Start) -> None:
+    double = start(fault="clamp-logprobs:2,clamp-tokens:5")
+    found = double.completion(max_tokens=9, ignore_eos=True, logprobs=20, prompt_logprobs=20)["choices"][0]
+    assert [len(top) for top in found["logprobs"]["top_logprobs"]] == [2] * 5
+    assert found["finish_reason"] == "length"
+    assert all(len(position) <= 3 for position in found["prompt_logprobs"][1:])
+    ignoring = start(fault="ignores-prompt-logprobs")
+    assert "prompt_logprobs" not in ignoring.completion(prompt_logprobs=3)["choices"][0]
+
+
+def test_unknown_fields_can_be_refused_by_name(start: Start) -> None:
+    double = start(fault="reject-unknown")
+    assert double.completion(min_p=0.0, skip_special_tokens=True, prompt_logprobs=1)
+    answer = double.client.post("/v1/completions", json={"prompt": PROMPT, "guided_json": {}})
+    assert answer.status_code == 400
+    assert "guided_json" in answer.json()["error"]["message"]
+
+
+def test_dying_and_hanging_happen_once(start: Start, tmp_path: Path) -> None:
+    fault = f"die-once:{tmp_path / 'died'}:2"
+    dying = start(fault=fault)
+    dying.completion()
+    with pytest.raises(httpx.RemoteProtocolError):
+        dying.completion()
+    assert dying.process.wait(20) == 0
+    again = start(fault=fault)
+    assert all(again.completion() for _ in range(3))
+    hanging = start(fault=f"hang-once:{tmp_path / 'hung'}")
+    assert hanging.client.get("/health").status_code == 200
+    with pytest.raises(httpx.ReadTimeout):
+        hanging.client.post("/v1/completions", json={"prompt": PROMPT}, timeout=0.3)
+    assert hanging.completion()
+
+
+def test_slow_requests_do_not_wait_for_each_other(start: Start) -> None:
+    double = start(fault="slow:0.4")
+    began = time.monotonic()
+    in_company(double, [[400, token_id] for token_id in range(300, 316)])
+    assert 0.4 <= time.monotonic() - began < 4
+
+
+def test_secrets_can_reach_the_log(start: Start, healthy: Running) -> None:
+    double = start("--served-model-name", "planted-in-argv", fault="echo-secrets", PLANTED="planted-in-environment")
+    assert double.client.get("/health").status_code == 200
+    assert double.log.read_text().count("planted-in-environment") == 1
+    assert "command line: [" in double.log.read_text()
+    assert "environment: " not in healthy.log.read_text()

@@ -12,7 +12,7 @@ import pytest
 
 from pytest_llmparity.arms import Arm, EngineSpec, Variant
 from pytest_llmparity.engines.base import EngineError, RequestFailed
-from pytest_llmparity.engines.http import JsonClient, client_of, is_loopback, server_root
+from pytest_llmparity.engines.http import JsonClient, client_of, is_loopback, server_root, without_credentials
 from pytest_llmparity.engines.sse import read_data
 
 LOG = Path("run/engine.log")
@@ -164,6 +164,10 @@ def test_loopback_is_an_address_or_a_reserved_name(host: str, local: bool) -> No
 )
 def test_a_url_may_end_in_v1_or_not(url: str, root: str | None) -> None:
     assert server_root(url) == root
+
+
+def test_an_address_is_shown_without_its_secrets() -> None:
+    assert without_credentials("https://me:planted@h:8000/v1?key=planted#planted") == "https://h:8000/v1"
 
 
 def arm(**table: Any) -> Arm:

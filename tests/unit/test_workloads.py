@@ -1,4 +1,4 @@
-"""Workloads: digests over what is asked, preparation with a tokenizer of letters, and a user's prompt file."""
+"""Workloads: digests over what is asked, and preparation with a tokenizer of letters."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from pytest_llmparity.options import RunProfile
 from pytest_llmparity.workloads.model import Prompt, Workload
 from pytest_llmparity.workloads.prepare import PreparedWorkloads, Recipe, interleave, prepare
-from pytest_llmparity.workloads.sources import Chat, PromptSource, Text, WorkloadInvalid, from_jsonl, shipped
+from pytest_llmparity.workloads.sources import Chat, PromptSource, Text
 from pytest_llmparity.workloads.vocabulary import Vocabulary
 
 SIZES = RunProfile(documents=8, length=10, prompts=3, max_tokens=6, margin=0.5)
@@ -33,7 +33,7 @@ class LetterTokenizer:
     def __init__(self):
         self.batches = []
 
-    def encode(self, *, messages=None, text=None):
+    def encode(self, *, messages=None, text=None, tools=(), chat_template_kwargs=None):
         rendered = text if text is not None else "".join(f"<{m['role']}>{m['content']}" for m in messages)
         return [ord(letter) % 128 for letter in rendered], rendered
 
@@ -161,58 +161,6 @@ class TestPrepare:
             replace(recipe, source=replace(SOURCE, texts=SOURCE.texts[:9])),
         ]
         assert recipe.digest not in {other.digest for other in others}
-
-
-class TestFromJsonl:
-    @pytest.fixture
-    def path(self, tmp_path):
-        return tmp_path / "support.jsonl"
-
-    def test_messages_and_plain_prompts(self, path):
-        lines = [
-            {"messages": [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}], "id": "hello"},
-            {"prompt": "what is new?", "tags": ["news"]},
-        ]
-        path.write_text("\n\n".join(map(json.dumps, lines)) + "\n")
-        source = from_jsonl(path)
-        assert source.name == "support"
-        assert [entry.id for entry in source.chats] == ["hello", "support-3"]
-        assert source.chats[1] == Chat("support-3", ("news",), ({"role": "user", "content": "what is new?"},))
-        assert source.texts == shipped().texts
-
-    @pytest.mark.parametrize(
-        ("line", "says"),
-        [
-            ("{", "line 2: not JSON"),
-            ("[1]", "line 2: expected an object, found list"),
-            ('{"prompt": "a", "temperature": 1}', "line 2: unknown keys ['temperature']; known: id, tags, messages"),
-            ("{}", "line 2: expected either messages or prompt"),
-            ('{"prompt": "a", "messages": []}', "line 2: expected either messages or prompt"),
-            ('{"prompt": ""}', "line 2: a message needs text as content"),
-            ('{"messages": []}', "line 2: a message needs text as content"),
-            ('{"messages": 5}', "line 2: messages must be a list, found int"),
-            ('{"messages": ["hi"]}', "line 2: a message needs a role out of assistant, system, tool, user"),
-            ('{"messages": [{"role": "bot", "content": "a"}]}', "line 2: a message needs a role"),
-            (
-                '{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}',
-                "images and audio are out of scope",
-            ),
-            ('{"prompt": "b", "id": "first"}', "line 2: id 'first' is used twice"),
-        ],
-    )
-    def test_a_wrong_line_names_file_and_line(self, path, line, says):
-        path.write_text(f'{{"prompt": "a", "id": "first"}}\n{line}\n')
-        with pytest.raises(WorkloadInvalid) as caught:
-            from_jsonl(path)
-        assert str(caught.value).startswith(f"{path}, ")
-        assert says in str(caught.value)
-
-    def test_no_file_and_no_prompt(self, path):
-        with pytest.raises(WorkloadInvalid, match="no such prompt file"):
-            from_jsonl(path)
-        path.write_text("\n\n")
-        with pytest.raises(WorkloadInvalid, match="no prompt in this file"):
-            from_jsonl(path)
 
 
 class TestVocabulary:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from openai_double.dialects import Dialect
 from vllm._double.protocol import Json
+
+from openai_double.dialects import Dialect
 
 _CHOICE = ("index", "text", "message", "delta", "logprobs", "finish_reason")
 _TRTLLM_EXTRAS = {"context_logits": None, "disaggregated_params": None, "avg_decoded_tokens_per_iter": None}
@@ -26,7 +27,7 @@ def _choice(choice: Json, body: Json, dialect: Dialect) -> Json:
         kept["message"] = {name: kept["message"][name] for name in ("role", "content")}
     if dialect.exact_top and "text" in kept and kept["logprobs"]:
         kept["logprobs"] = _without_actual(kept["logprobs"], body["logprobs"])
-    if dialect.owned_by == "tensorrt_llm" and "text" in kept:
+    if dialect.has_trtllm_rules and "text" in kept:
         as_ids = body.get("detokenize") is False
         kept |= {"token_ids": choice["token_ids"], "stop_reason": choice["stop_reason"], **_TRTLLM_EXTRAS}
         prefix = body["prompt"] if body.get("echo") and not body.get("stream") else ""

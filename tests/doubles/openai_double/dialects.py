@@ -91,6 +91,7 @@ class Dialect:
     least_logprobs: int = 0
     exact_top: bool = False  # without the token itself where it is not among the top
     tells_cached_tokens: bool = False
+    has_trtllm_rules: bool = False
     pages: Mapping[str, Json | None] = field(default_factory=dict)  # path to its JSON, None for an empty body
 
 
@@ -140,6 +141,7 @@ DIALECTS = {
         envelope=_trtllm_envelope,
         completion_fields=_COMPLETION | _TRTLLM | {"detokenize", "return_context_logits"},
         chat_fields=_CHAT | _TRTLLM | _TRTLLM_CHAT,
+        has_trtllm_rules=True,
         rejects_unknown=True,
         completion_logprobs=5,
         chat_logprobs=5,

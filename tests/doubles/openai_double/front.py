@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from openai_double.answers import shown
-from openai_double.dialects import Dialect
-from openai_double.requests import refused, translate
 from vllm._double.protocol import Json, Refusal, RequestError
 from vllm._double.server import Content
 from vllm._double.service import Service
+
+from openai_double.answers import shown
+from openai_double.dialects import Dialect
+from openai_double.requests import refused, translate
 
 
 class Front:

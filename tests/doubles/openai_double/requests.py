@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from openai_double.dialects import Dialect
 from vllm._double.protocol import Json, Refusal
+
+from openai_double.dialects import Dialect
 
 _AS_LONG_AS_FITS = 1 << 20  # the toy clamps it to what is left of the context
 
@@ -18,7 +19,7 @@ def translate(body: Json, dialect: Dialect, *, chat: bool) -> Json:
     else:
         _check_prompt(asked.get("prompt"), dialect)
         _limit_completion_logprobs(asked, dialect)
-    if dialect.owned_by == "tensorrt_llm":
+    if dialect.has_trtllm_rules:
         _follow_trtllm(asked, dialect)
     return asked
 

@@ -11,12 +11,13 @@ from pathlib import Path
 _DOUBLES = Path(__file__).resolve().parents[1]
 sys.path[0:1] = [str(_DOUBLES), str(_DOUBLES / "vllm_double")]
 
-from openai_double.dialects import DIALECTS  # noqa: E402
-from openai_double.front import Front  # noqa: E402
 from vllm._double import arguments, log_lines  # noqa: E402
 from vllm._double.faults import UnknownFaultError, read_faults  # noqa: E402
 from vllm._double.server import DoubleServer  # noqa: E402
 from vllm._double.service import Service  # noqa: E402
+
+from openai_double.dialects import DIALECTS  # noqa: E402
+from openai_double.front import Front  # noqa: E402
 
 
 def main() -> None:
