@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo demo-wrong test unit integration engines lint bench-operating-characteristic clean
+.PHONY: demo demo-wrong test unit integration neighbours engines lint bench-operating-characteristic clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -19,13 +19,16 @@ demo-wrong: $(STAMP)  ## the same with two wrong candidates; red, report in buil
 	cd examples/wrong_candidates && ../../$(BIN)/pytest --llm-report=../../build/demo-wrong \
 	  --pyargs pytest_llmparity.gate; test $$? -eq 1
 
-test: lint unit integration engines  ## everything, real engines included
+test: lint unit integration neighbours engines  ## everything, real engines included
 
 unit: $(STAMP)  ## seconds, no engine
 	$(BIN)/pytest tests/unit
 
 integration: $(STAMP)  ## whole runs with doubles, real processes and environments; minutes, no engine
 	$(BIN)/pytest -n 2 --dist loadscope tests/integration
+
+neighbours: $(STAMP)  ## next to other plugins, pytest 8.0 to newest, Python 3.10 to 3.13 where they are installed
+	$(BIN)/pytest -n 2 --dist loadgroup tests/neighbours
 
 engines: $(STAMP)  ## real engines; makes their environments on first use
 	$(BIN)/pytest tests/engines

@@ -436,7 +436,7 @@ def _optional_text(value: object) -> str | None:
 
 def _texts(value: object) -> tuple[str, ...]:
     if not isinstance(value, list):
-        raise ValueError(f"expected a list of texts, found {value!r}")  # noqa: TRY004
+        raise ValueError(f"expected a list of texts, found {type(value).__name__}")  # noqa: TRY004
     return tuple(str(entry) for entry in value)
 
 
@@ -455,7 +455,7 @@ def _switch(value: object) -> bool:
 
 def _environment(value: object, key: str = "env") -> dict[str, str]:
     if not isinstance(value, dict):
-        raise ValueError(f"{key}: expected a table of texts, found {value!r}")  # noqa: TRY004
+        raise ValueError(f"{key}: expected a table of texts, found {type(value).__name__}")  # noqa: TRY004
     return {str(key): os.path.expandvars(str(entry)) for key, entry in value.items()}
 
 

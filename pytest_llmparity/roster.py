@@ -45,8 +45,11 @@ _USUAL_CONTEXT = 8192
 class Roster:
     """Arms, pairs and the reference; launch keys, checkpoints and draws. `run` is the id of this run."""
 
-    def __init__(self, settings: Settings, cache: Path, say: Callable[[str], None], run: str) -> None:
+    def __init__(
+        self, settings: Settings, cache: Path, say: Callable[[str], None], run: str, warn: Callable[[str], None]
+    ) -> None:
         self._settings, self._cache, self._say, self._run = settings, cache, say, run
+        self._warn = warn
         environments = EnvironmentStore(cache / "envs", installer=settings.installer, progress=say)
         self.finder = InterpreterFinder(environments, Path(sys.executable))
         self._recorded: dict[str, RecordedCaptures] = {}
@@ -113,7 +116,7 @@ class Roster:
         if path not in self._checkpoints:
             if path == demo_model_path(self._cache) and not path.is_dir():
                 ensure_demo_model(self._cache, self.interpreter(self.reference).python, self._say)
-            self._checkpoints[path] = read_checkpoint(path, self._cache / "weights-digests.json")
+            self._checkpoints[path] = read_checkpoint(path, self._cache / "weights-digests.json", self._warn)
         return self._checkpoints[path]
 
     def interpreter(self, arm: Arm) -> Interpreter:

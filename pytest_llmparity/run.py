@@ -139,6 +139,9 @@ class Run:
         asked: list[tuple[Check, Arm, Arm | None]] = []
         if pair is not None:
             asked += [(PAIR_CHECKS[name], pair.candidate, pair.baseline) for name in self._checks(item, PAIR_CHECKS)]
+            own = [ENGINE_CHECKS[name] for name in self._checks(item, ENGINE_CHECKS.keys() - PAIR_CHECKS.keys())]
+            sides = {"candidate": pair.candidate, "baseline": pair.baseline}
+            asked += [(check, sides[side], None) for side in self._checks(item, sides) for check in own]
         if arm is not None:
             asked += [(ENGINE_CHECKS[name], arm, None) for name in self._checks(item, ENGINE_CHECKS)]
         if toggle is not None and toggle.lacking is None:

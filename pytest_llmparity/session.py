@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .arms import REPLAY, Arm, in_profile
+from .atomic import NotKept
 from .captures.format import CaptureUnreadable
 from .captures.make import make_capture
 from .captures.model import Capture
@@ -79,9 +80,10 @@ class ParitySession:
         self.cache = cache
         self.say = say
         self.run = uuid.uuid4().hex[:12]
-        self.store = CaptureStore(cache)
+        self.warnings: dict[str, None] = {}
+        self.store = CaptureStore(cache, self.warn)
         self.plan = Plan()
-        self.roster = Roster(settings, cache, say, self.run)
+        self.roster = Roster(settings, cache, say, self.run, self.warn)
         self.lifecycle = Lifecycle(cache / "run", say)
         self.history = History(cache / "history.jsonl")
         self.leaked: list[int] = []
@@ -90,6 +92,19 @@ class ParitySession:
         self._broken: dict[str, ArmUnavailable] = {}
         self._prepared: dict[str, PreparedWorkloads] = {}
         self._proved: dict[str, frozenset[str]] = {}
+
+    def warn(self, line: str) -> None:
+        """Say something that does not change a verdict, now and in the report, once."""
+        if line not in self.warnings:
+            self.warnings[line] = None
+            self.say(f"warning: {line}")
+
+    def _keep(self, keep: Callable[[], object]) -> None:
+        """Keep something for later runs; this run goes on without."""
+        try:
+            keep()
+        except NotKept as error:
+            self.warn(str(error))
 
     @property
     def has_reference(self) -> bool:
@@ -342,7 +357,7 @@ class ParitySession:
             fingerprint=engine.fingerprint(key),
             progress=counter,
         )
-        self.store.put(key, workload, capture)
+        self._keep(lambda: self.store.put(key, workload, capture))
         self._captures[request] = capture
         self.record(arm).captured.append(workload.name)
         positions = f", {capture.tokens} tokens" if workload.kind != "tokenize" else ""
@@ -364,7 +379,7 @@ class ParitySession:
         with _EngineInUse(self, self.roster.reference) as engine:
             assert isinstance(engine.client, HfClient)
             prepared = prepare(recipe, engine.client, lambda line: self.say(f"{REFERENCE}: {line}"))
-            self.store.put_prepared(key, recipe, prepared)
+            self._keep(lambda: self.store.put_prepared(key, recipe, prepared))
             planned = self.plan.of(self.roster.reference, source.digest)
             due = [request for request in planned if request.of is None and request not in self._captures]
             made = [self._make(engine, request, prepared.named(request.workload)) for request in due]
@@ -398,7 +413,8 @@ class ParitySession:
         if engine.started_here and positions:
             arm, each = engine.arm, sum(capture.seconds for capture in made) / positions
             weights, seconds = self.roster.checkpoint(arm).weights, round(engine.seconds, 2)
-            self.history.add(Cost(arm.engine.kind, arm.variant.dtype, weights, seconds, each, arm.profile))
+            cost = Cost(arm.engine.kind, arm.variant.dtype, weights, seconds, each, arm.profile)
+            self._keep(lambda: self.history.add(cost))
 
     def _finish(self, engine: RunningEngine) -> None:
         if self.settings.keep is not None and engine.started_here and engine.arm.id != REFERENCE:
@@ -431,7 +447,7 @@ class _EngineInUse:
     def __enter__(self) -> RunningEngine:
         try:
             self._engine = self._session._start(self._arm)
-        except EngineError as error:
+        except (EngineError, OSError) as error:  # OSError: no log can be written, or no port is free
             raise self._session._fail(self._arm, error) from error
         return self._engine
 

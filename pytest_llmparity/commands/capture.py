@@ -15,8 +15,9 @@ from ..captures.replay import WORKLOADS_FILE
 from ..captures.store import CaptureStore
 from ..options import OptionError
 from ..plan import ENGINE_CHECKS, REFERENCE, CaptureRequest
+from ..run import source_of
 from ..session import ParitySession
-from ..workloads.sources import PromptSource, from_jsonl, shipped
+from ..workloads.sources import PromptSource
 from ..workloads.variants import FORCED_ROLLOUT
 from .command import Command, columns, emit
 from .settings import add_options, open_arms, read_settings
@@ -33,7 +34,7 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
 
 def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "engines",
+        "arms",
         metavar="ENGINE",
         nargs="+",
         help="an engine as --llm-engines names it (table name, kind, vllm==0.32.0, vllm@/path/to/python, openai@URL), "
@@ -41,13 +42,24 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--workload",
+        dest="groups",
         action="append",
         choices=list(_GROUPS),
         help="what to capture, repeatable (default: what the gate asks in this run profile). The reference answers "
         "`forced`, and in `rollout` scores what the other engines named here generated",
     )
+    # The options `workload` and `workload-text` of pytest: --workload means a kind of capture here.
     parser.add_argument(
-        "--prompts", type=Path, metavar="FILE", help="a JSONL file with prompts in the place of the shipped ones"
+        "--prompts",
+        dest="workload",
+        metavar="FILE",
+        help="a JSONL file with prompts in the place of the shipped ones (default: the project's `workload`)",
+    )
+    parser.add_argument(
+        "--prompts-text",
+        dest="workload_text",
+        choices=("true", "false"),
+        help="whether the text of these prompts and of their answers is kept (default: the project's `workload-text`)",
     )
     parser.add_argument(
         "-o",
@@ -61,11 +73,12 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    source = shipped() if arguments.prompts is None else from_jsonl(arguments.prompts)
-    session, arms = open_arms(read_settings(vars(arguments)), arguments.engines)
-    groups = arguments.workload or list(_GROUPS)
+    settings = read_settings(vars(arguments))
+    source = source_of(settings)
+    session, arms = open_arms(settings, arguments.arms)
+    groups = arguments.groups or list(_GROUPS)
     owed = {arm: _owed(session, arm, arms, source, groups) for arm in arms}
-    if arguments.workload and (left_out := next((reason for _, reason in owed.values() if reason), None)):
+    if arguments.groups and (left_out := next((reason for _, reason in owed.values() if reason), None)):
         raise OptionError(f"--workload {' '.join(groups)}: {left_out}")
     folders = {arm: _folder(arguments.output, arm, arms) for arm in arms if arguments.output is not None}
     for arm, folder in folders.items():

@@ -13,13 +13,14 @@ from ..arms import Arm, EngineSpec
 from ..durations import format_duration
 from ..workloads.vocabulary import Vocabulary
 from .base import EngineClient, EngineError, EngineKind, Interpreter, RequestFailed, version_of
-from .canary import AbilityNotProved, prove_score_and_generate
+from .canary import AbilityNotProved, prove_generate, prove_score_and_generate
 from .environments import EnvironmentStore
 from .http import without_credentials
 from .interpreters import InterpreterUnusable, interpreter_has, interpreter_versions
 from .kinds import KINDS
 from .launch_key import LaunchKey
 from .openai import OpenAIClient
+from .probe import Probe
 from .ports import PortReservation, reserve_port
 from .process import EngineProcess, EngineStartError, LaunchCommand, StopReport, log_tail, root_cause
 from .registry import KeptEngine, Registry
@@ -184,16 +185,20 @@ class Lifecycle:
         try:
             _require_ready(client, arm.id, without_credentials(url))
             self._say(f"{arm.id}: attached to {without_credentials(url)}; asking what it can do")
-            abilities, lacking = _probed(client, arm, top_k, vocabulary)
-            if {"score", "generate"} <= abilities:
-                prove_score_and_generate(client, arm.id, top_k)
+            found = _probe(client, arm, top_k, vocabulary)
+            if {"score", "generate"} <= found.abilities.keys():
+                prove_score_and_generate(client, arm.id, found.top_k, found.listed)
+            elif "generate" in found.abilities:
+                prove_generate(client, arm.id, found.top_k, found.listed)
             facts = client.facts()
         except BaseException:
             client.close()
             raise
         version = str(facts.get("version") or "unknown")
         seconds = time.monotonic() - began
-        return RunningEngine(arm, client, url, None, "", seconds, version, facts, abilities=abilities, lacking=lacking)
+        lacking = "; ".join(f"{ability}: {why}" for ability, why in found.missing.items())
+        proved = frozenset(found.abilities) | ({"tokenize"} if "count_prompt" in found.abilities else set())
+        return RunningEngine(arm, client, url, None, "", seconds, version, facts, abilities=proved, lacking=lacking)
 
     def stop(self, engine: RunningEngine) -> StopReport | None:
         """Stop an engine that we started; a warm one stays. Returns the report of a stop."""
@@ -316,12 +321,12 @@ def _require_ready(client: EngineClient, engine: str, url: str) -> None:
         raise EngineFailed(f"{engine}: no server answers at {url} (neither /health nor /v1/models)")
 
 
-def _probed(client: EngineClient, arm: Arm, top_k: int, vocabulary: Vocabulary) -> tuple[frozenset[str], str]:
-    """Return what a server can do, and in words what it cannot; kinds that know their engine have no need to ask."""
-    if not isinstance(client, OpenAIClient):
-        return KINDS[arm.engine.kind].abilities, ""
-    found = client.probe(top_k, vocabulary)
-    return frozenset(found.abilities), "; ".join(f"{ability}: {why}" for ability, why in found.missing.items())
+def _probe(client: EngineClient, arm: Arm, top_k: int, vocabulary: Vocabulary) -> Probe:
+    """Find out what a server can do; the client of an engine of its own kind knows it."""
+    if isinstance(client, OpenAIClient):
+        return client.probe(top_k, vocabulary)
+    declared = KINDS[arm.engine.kind].abilities
+    return Probe(dict.fromkeys(declared, "as the kind declares"), {}, top_k, top_k)
 
 
 class _PortTaken(EngineEnded):

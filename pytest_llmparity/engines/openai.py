@@ -126,7 +126,9 @@ class OpenAIClient:
         return {}
 
     def tokenize(self, prompt: Prompt) -> Reply:
-        """Return the ids that the server's own tokenizer makes of the messages or the text."""
+        """Return the ids that the server's own tokenizer makes of the messages or the text, or only their number."""
+        if self._probe is not None and "count_prompt" in self._probe.abilities:
+            return self.count_prompt(prompt), Scored.ids_only([])
         self._require("tokenize")
         source = self._dialect.text_ids if prompt.messages is None else self._dialect.chat_ids
         assert source is not None

@@ -41,6 +41,7 @@ class RunReport:
         self._superseded: set[str] = set()
         self.arms: list[dict[str, Any]] = []
         self.leaked: list[int] = []
+        self.told: list[str] = []
         self.not_covered: list[str] = []
         self.written: Path | None = None
 
@@ -55,6 +56,7 @@ class RunReport:
         facts = {
             "arms": [record.to_json() for record in session.records()],
             "leaked": session.leaked,
+            "warnings": list(session.warnings),
             "not_covered": not_covered(session),
         }
         facts = self._secrets.redact_tree(facts)
@@ -150,7 +152,13 @@ class RunReport:
         """Return what a reader should know besides the verdicts."""
         tolerated = sum(entry["tolerated"] for entry in self.verdicts)
         found = [f"{tolerated} undecided verdicts tolerated (undecided = warn)"] if tolerated else []
+        found += self.told
         found += [f"engine processes survived their stop: {self.leaked}"] if self.leaked else []
+        found += [
+            f"{arm['id']} died under a request and was started again; no latency of it counts: {why.splitlines()[0]}"
+            for arm in self.arms
+            for why in arm["restarts"]
+        ]
         found += [f"required check skipped: {entry['id']}: {entry['reason']}" for entry in self._required_skips()]
         reasons: dict[str, list[str]] = {}
         for entry in self.errors:
@@ -167,6 +175,7 @@ class RunReport:
     def _take_facts(self, facts: dict[str, Any]) -> None:
         self.arms.extend(facts["arms"])
         self.leaked.extend(facts["leaked"])
+        self.told.extend(facts["warnings"])
         self.not_covered = facts["not_covered"]
 
     def _has_content(self) -> bool:

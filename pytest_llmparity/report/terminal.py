@@ -56,7 +56,8 @@ def _arm_line(arm: dict[str, Any]) -> str:
         return f"{name}, {arm['profile']}: {happened}: {arm['error'].splitlines()[0]}"
     work = []
     if arm["starts"]:
-        work.append(f"started {arm['starts']}x")
+        again = f", after it had died {len(arm['restarts'])}x" if arm["restarts"] else ""
+        work.append(f"started {arm['starts']}x{again}")
     if arm["attached"]:
         work.append("attached to a warm engine")
     if arm["captured"]:

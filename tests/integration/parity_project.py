@@ -82,9 +82,14 @@ class ToyReference:
         self._model = ToyModel()
 
     def encode(
-        self, *, messages: Sequence[Mapping[str, str]] | None = None, text: str | None = None
+        self,
+        *,
+        messages: Sequence[Mapping[str, Any]] | None = None,
+        text: str | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> tuple[list[int], str]:
-        """Return (ids, rendered text), as the double's own tokenizer makes them."""
+        """Return (ids, rendered text), as the double's own tokenizer makes them; its template shows no tools."""
         rendered = tokenizer.render_chat(messages, add_generation_prompt=True) if messages is not None else text or ""
         return tokenizer.encode(rendered), rendered
 
@@ -253,6 +258,17 @@ class ParityProject:
     def gate(self, engines: str, *args: str) -> Finished:
         """Run the ready-made gate on engines by name."""
         return self.run(f"--llm-engines={engines}", *args, *GATE)
+
+    def llmparity(self, *args: str) -> Finished:
+        """Run the command `llmparity` to its end."""
+        code = self.python("-m", "pytest_llmparity.cli", *args).wait(timeout=300)
+        return Finished(code, self.output, {})
+
+    def forget_everything(self) -> None:
+        """Take away the model, the engine tables and the cache: what is left is another machine."""
+        self._tables, self._settings = {}, {}
+        self._write()
+        shutil.rmtree(self.cache)
 
     def start(self, *args: str) -> subprocess.Popen[bytes]:
         """Start pytest and leave it running; `output` is what it printed so far."""

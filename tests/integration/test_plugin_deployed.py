@@ -20,3 +20,18 @@ def test_both_profiles_pass_on_honest_engines(parity_project: ParityProject) -> 
     assert run.outcomes == {"passed": 13}
     assert run.started == {"a": 1, "a-deployed": 1, "b": 1, "b-deployed": 1, "reference": 2}
     assert {check["check"] for check in run.report["checks"]} >= {"rollout", "batching", "neighbours", "streaming", "chat"}
+
+
+def test_captures_are_compared_where_no_engine_is(parity_project: ParityProject) -> None:
+    parity_project.settings(run_profile="quick", run_profiles=QUICK)
+    parity_project.honest_pair()
+    made = parity_project.llmparity("capture", "a", "b", "reference", "-o", "captures")
+    assert made.code == 0, made.output
+    assert made.output.count("starting vllm") == 4, "each arm once in each profile"
+    parity_project.forget_everything()
+    replayed = ("--llm-reference=replay@captures/reference", "--llm-engines=replay@captures/a,replay@captures/b")
+    run = parity_project.run(*replayed, "--pyargs", "pytest_llmparity.gate")
+    assert run.code == 0, run.output
+    assert run.outcomes == {"passed": 13}
+    assert set(run.started.values()) == {0}
+    assert "starting" not in run.output

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_llmparity.workloads.sources import from_jsonl
+import pytest
+
+from pytest_llmparity.captures.format import read_capture
+from pytest_llmparity.workloads.sources import WorkloadInvalid, from_jsonl
 
 if TYPE_CHECKING:
     from parity_project import ParityProject
@@ -42,5 +45,96 @@ def test_a_broken_prompt_file_is_told_with_its_line(parity_project: ParityProjec
     (parity_project.folder / "prompts" / "small.jsonl").write_text('{"prompt": "fine"}\n{"promt": "x"}\n')
     run = parity_project.run("--llm-engines=a,b", "-k", "finish")
     assert run.outcomes == {"errors": 1, "deselected": 3}
-    assert "small.jsonl, line 2: unknown keys ['promt']" in run.output
+    assert "small.jsonl, line 2: unknown key 'promt'; did you mean 'prompt'?" in run.output
     assert not parity_project.logs()
+
+
+def option_project(project: ParityProject) -> None:
+    """Add two honest doubles, and the short prompts as the option `workload`, without a fixture."""
+    project.small_prompts()
+    (project.folder / "conftest.py").unlink()
+    project.engine("a", 11)
+    project.engine("b", 12)
+    project.settings(workload="prompts/small.jsonl")
+
+
+def test_the_option_is_planned_at_collection_and_used_by_all_tests(parity_project: ParityProject) -> None:
+    option_project(parity_project)
+    plan = parity_project.run("--llm-engines=a,b", "--llm-plan")
+    assert "reference (hf, strict): forced from the store" in plan.output  # the store has the file's, prepared
+    assert "a (vllm, strict): 1 start for prompts, forced, greedy" in plan.output
+    run = parity_project.run("--llm-engines=a,b")
+    assert run.outcomes == {"passed": 4}, run.output
+    assert run.started == {"a": 1, "b": 1, "reference": 0}
+    assert captured(parity_project, "greedy") == {f"small-{i}" for i in range(1, 17)}
+
+
+def test_the_gate_uses_the_option(parity_project: ParityProject) -> None:
+    option_project(parity_project)
+    run = parity_project.gate("a,b", "-k", "finish")
+    assert run.code == 0, run.output
+    assert captured(parity_project, "greedy") == {f"small-{i}" for i in range(1, 17)}
+
+
+def test_the_command_line_is_read_from_where_pytest_was_started(parity_project: ParityProject) -> None:
+    option_project(parity_project)
+    parity_project.settings(workload="no-such.jsonl")
+    run = parity_project.run("--llm-engines=a,b", "--llm-workload=prompts/small.jsonl", "-k", "finish")
+    assert run.outcomes == {"passed": 1, "deselected": 3}, run.output
+    assert "--llm-workload=prompts/small.jsonl" in run.check("test_finish[b-vs-a]")["rerun"]
+
+
+def test_a_fixture_of_the_users_own_wins_over_the_option(parity_project: ParityProject) -> None:
+    parity_project.small_prompts()
+    parity_project.honest_pair()
+    (parity_project.folder / "other.jsonl").write_text('{"prompt": "another"}\n')
+    parity_project.settings(workload="other.jsonl")
+    run = parity_project.run("--llm-engines=a,b", "-k", "finish")
+    assert run.outcomes == {"passed": 1, "deselected": 3}, run.output
+    assert captured(parity_project, "greedy") == {f"small-{i}" for i in range(1, 17)}
+    assert "other: 1 prompts" not in run.output
+
+
+def test_a_file_that_cannot_be_used_is_told_before_anything_starts(parity_project: ParityProject) -> None:
+    option_project(parity_project)
+    (parity_project.folder / "prompts" / "small.jsonl").write_text('{"prompt": "fine"}\n{"promt": "x"}\n')
+    run = parity_project.run("--llm-engines=a,b")
+    assert run.code == 4
+    assert "small.jsonl, line 2: unknown key 'promt'; did you mean 'prompt'?" in run.output
+    assert not parity_project.logs()
+
+
+def test_a_short_file_says_at_collection_with_what_it_is_left(parity_project: ParityProject) -> None:
+    option_project(parity_project)
+    file = parity_project.folder / "prompts" / "small.jsonl"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:4]))
+    run = parity_project.run("--llm-engines=a,b", "--llm-plan")
+    assert "small: 4 prompts where the run profile takes up to 16: 4 greedy of 16" in run.output
+    assert "20 forced documents of 32 (16 shipped human texts, 4 drawn from these prompts)" in run.output
+
+
+def test_an_unknown_id_names_the_prompt(parity_project: ParityProject) -> None:
+    file = parity_project.folder / "ids.jsonl"
+    file.write_text('{"id": "logged", "ids": [1, 49152]}\n')
+    with pytest.raises(WorkloadInvalid, match="prompt 'logged': token id 49152 is none of the model's 49152 ids"):
+        parity_project.prepare(from_jsonl(file))
+
+
+def test_token_ids_are_asked_without_a_template_or_the_tokenisation_check(parity_project: ParityProject) -> None:
+    option_project(parity_project)
+    file = parity_project.folder / "prompts" / "small.jsonl"
+    file.write_text(file.read_text() + '{"id": "logged", "ids": [1, 300, 301], "max_tokens": 5}\n')
+    profile = {"base": "smoke", "prompts": 17}
+    parity_project.settings(run_profile="more", run_profiles={"more": profile})
+    parity_project.prepare(from_jsonl(file))
+    run = parity_project.run("--llm-engines=a,b", "-k", "finish or prompt_ids")
+    assert run.outcomes == {"passed": 2, "deselected": 2}, run.output
+    assert "logged" in captured(parity_project, "greedy")
+    assert "logged" not in captured(parity_project, "prompts")
+
+
+def captured(project: ParityProject, workload: str) -> set[str]:
+    """Return the ids of the prompts in the newest capture of a workload."""
+    files = (project.cache / "captures").rglob(f"{workload}-*.npz")
+    newest = max(files, key=lambda path: path.stat().st_mtime)
+    return {answer.prompt_id for answer in read_capture(newest).answers}

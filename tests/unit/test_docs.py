@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from pytest_llmparity.engines.toggles import TOGGLE_NAMES
 from pytest_llmparity.options import ENGINE_TABLE_KEYS, OPTIONS, RUN_PROFILES
-from pytest_llmparity.plan import PAIR_CHECKS
+from pytest_llmparity.plan import ENGINE_CHECKS, PAIR_CHECKS
 
 ROOT = Path(__file__).parents[2]
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "examples" / "README.md"]
@@ -24,11 +25,15 @@ def test_every_option_is_documented() -> None:
 def test_every_profile_table_key_and_check_is_documented() -> None:
     text = (ROOT / "docs" / "options.md").read_text()
     for name, sizes in RUN_PROFILES.items():
-        assert f"| `{name}` | {sizes.documents} x {sizes.length} | {sizes.prompts} x {sizes.max_tokens} |" in text
+        rollouts = f"{sizes.rollouts} x {sizes.rollout_tokens}" if sizes.deployed else "none"
+        row = f"{sizes.documents} x {sizes.length} | {sizes.prompts} x {sizes.max_tokens} | {rollouts}"
+        assert f"| `{name}` | {row} |" in text
     for key in ENGINE_TABLE_KEYS - {"requirement"}:
         assert re.search(rf"^{key} = ", text, re.MULTILINE), key
-    for check in PAIR_CHECKS:
+    for check in (*PAIR_CHECKS, *ENGINE_CHECKS):
         assert f"`{check}(" in text
+    for toggle in TOGGLE_NAMES:
+        assert f"| `{toggle}` |" in text
 
 
 @pytest.mark.parametrize("document", DOCS, ids=lambda path: path.name)

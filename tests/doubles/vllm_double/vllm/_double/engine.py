@@ -69,5 +69,5 @@ class Engine:
         """How many tokens are generated at most: vLLM clamps without a word what does not fit into the context."""
         room = min(max_tokens, self._max_model_len - prompt_tokens)
         if "short" in self._faults:
-            room //= 2
+            room = max(2, room // 2)
         return int(max(1, min(room, self._faults.number("clamp-tokens"))))
