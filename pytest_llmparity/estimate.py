@@ -30,14 +30,16 @@ def is_stored(session: ParitySession, request: CaptureRequest, source: PromptSou
 
 def expected_positions(session: ParitySession, request: CaptureRequest, source: PromptSource) -> int:
     """Return how many distributions answer a request, at most."""
-    sizes, chats = session.settings.sizes, len(source.chats)
+    sizes = session.settings.sizes
     if request.workload == "forced":
         return sum(session.recipe(source).forced_documents) * sizes.length
     if request.workload in (ROLLOUT, FORCED_ROLLOUT):
-        return min(sizes.rollouts, chats) * sizes.rollout_tokens
+        return sum(chat.max_tokens or sizes.rollout_tokens for chat in source.chats[: sizes.rollouts])
     if request.workload == "greedy-neighbours":
         return COMPANY * sizes.max_tokens
-    return min(sizes.prompts, chats) * sizes.max_tokens if request.workload.startswith("greedy") else 0
+    if request.workload == "prompts":
+        return 0
+    return sum(chat.max_tokens or sizes.max_tokens for chat in source.chats[: sizes.prompts])
 
 
 def expected_seconds(session: ParitySession, arm: Arm, positions: int, starts: int) -> float | None:

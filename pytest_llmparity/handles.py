@@ -15,7 +15,7 @@ from .plan import ENGINE_CHECKS, PAIR_CHECKS, CaptureRequest, Check, alike_check
 from .session import ParitySession
 from .stats.kernel import Levels
 from .verdicts import Verdict
-from .workloads.sources import PromptSource
+from .workloads.sources import PromptSource, WorkloadInvalid
 
 Recorder = Callable[[Verdict], Verdict]
 
@@ -104,7 +104,13 @@ class SingleEngine:
         return self._session.capture(self._arm, self._source, workload)
 
     def texts(self) -> dict[str, str]:
-        """Return the greedy text of every prompt, by prompt id."""
+        """Return the greedy text of every prompt, by prompt id.
+
+        Raises:
+            WorkloadInvalid: when the prompts are private, so that no answer's text is kept.
+        """
+        if self._source.private:
+            raise WorkloadInvalid(f"{self._source.name}: its prompts are private, answers are not kept as text")
         return {answer.prompt_id: answer.text or "" for answer in self.capture("greedy").answers}
 
     def prompt_ids(self) -> Verdict:
@@ -210,9 +216,7 @@ def with_activity(verdict: Verdict, toggle: ArmToggle, on: Capture) -> Verdict:
         accepted = counted.get("spec_decode_num_accepted_tokens", 0.0)
         words += f"; acceptance length {1 + accepted / drafts:.2f} tokens a draft"
         counted["acceptance_length"] = round(1 + accepted / drafts, 4)
-    return replace(
-        verdict, measured=f"{verdict.measured}; {words}", figures={**verdict.figures, "counters": counted}
-    )
+    return replace(verdict, measured=f"{verdict.measured}; {words}", figures={**verdict.figures, "counters": counted})
 
 
 class _Asked:

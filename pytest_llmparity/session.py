@@ -184,7 +184,10 @@ class ParitySession:
     def workloads(self, source: PromptSource) -> PreparedWorkloads:
         """Return the workloads of a source, prepared by the reference's worker if the store has none."""
         if source.digest not in self._prepared:
-            self._prepared[source.digest] = self._recorded_workloads() or self._stored_workloads(source)
+            recorded = self._recorded_workloads()
+            if recorded is not None and any(arm.engine.kind != REPLAY for arm in self.roster.arms):
+                recorded = recorded.restored(source)  # engines are sent the messages that a private capture left out
+            self._prepared[source.digest] = recorded or self._stored_workloads(source)
         if self._recorded_workloads() is not None and len(self._prepared) > 1:
             raise WorkloadInvalid("a run with recorded captures has their prompts; tests on other prompts need engines")
         return self._prepared[source.digest]
@@ -269,7 +272,7 @@ class ParitySession:
             return None
         prepared = list(self._prepared.values())
         forced = {token for each in prepared for prompt in each.forced.prompts for token in prompt.ids}
-        return len(forced), len(prepared[0].vocabulary.pieces)
+        return len(forced), prepared[0].vocabulary.size
 
     def stored(self, request: CaptureRequest, workload: Workload) -> Capture | None:
         """Return the capture the store holds for a request, or None."""
@@ -453,6 +456,9 @@ class _EngineInUse:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         assert self._engine is not None
+        if isinstance(error, SETUP_ERRORS):  # such as ids that the vocabulary does not have
+            self._stop()
+            raise self._session._fail(self._arm, error) from error
         if isinstance(error, EngineError):
             explained = self._session.lifecycle.explain(self._engine, error)
             self._stop()

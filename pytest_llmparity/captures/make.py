@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from functools import partial
 from typing import Any
 
-from ..engines.base import EngineClient, Reply
+from ..engines.base import EngineClient, Reply, RequestFailed
 from ..workloads.model import Prompt, Stage, Workload
 from .model import Capture, join
 
@@ -32,13 +32,14 @@ def make_capture(
 ) -> Capture:
     """Send every prompt in order, as many at a time as the workload's stages say, and return the capture.
 
-    `progress` is told (prompts done, prompts in all).
+    `progress` is told (prompts done, prompts in all). Of private prompts the capture holds no answer's text, and a
+    failure does not repeat what the server said.
     """
     began, created, counted = time.monotonic(), datetime.now(timezone.utc), client.counters()
     replies: list[Reply] = []
     for stage in workload.stages or (Stage(len(workload.prompts), 1),):
         prompts = workload.prompts[len(replies) : len(replies) + stage.prompts]
-        for reply in _replies(client, workload, prompts, stage.in_flight):
+        for reply in _replies(partial(_ask_unquoted, arm, client, workload), prompts, stage.in_flight):
             progress(len(replies), len(workload.prompts))
             replies.append(reply)
     offsets, arrays = join([scored for _, scored in replies])
@@ -51,7 +52,7 @@ def make_capture(
         created=created.isoformat(timespec="seconds"),
         seconds=round(time.monotonic() - began, 3),
         fingerprint={**fingerprint, "counters": _moved(counted, client.counters())},
-        answers=tuple(answer for answer, _ in replies),
+        answers=tuple(answer.without_text() if workload.private else answer for answer, _ in replies),
         offsets=offsets,
         arrays=arrays,
         run=run,
@@ -63,14 +64,11 @@ def _moved(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str,
     return {name: value - before.get(name, 0.0) for name, value in after.items()}
 
 
-def _replies(
-    client: EngineClient, workload: Workload, prompts: Sequence[Prompt], in_flight: int
-) -> Iterator[Reply]:
+def _replies(ask: Callable[[Prompt], Reply], prompts: Sequence[Prompt], in_flight: int) -> Iterator[Reply]:
     """Yield the replies in the order of the prompts, of which at most `in_flight` are unanswered at a time.
 
     The first request that fails ends it; requests that were not sent yet are not sent any more.
     """
-    ask = partial(_ask, client, workload)
     if in_flight == 1:
         yield from map(ask, prompts)
         return
@@ -85,6 +83,18 @@ def _replies(
     finally:
         # Not waited for: after Ctrl-C or a failure, requests that hang end when their engine is stopped.
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _ask_unquoted(arm: str, client: EngineClient, workload: Workload, prompt: Prompt) -> Reply:
+    """Ask; where prompts are private, leave out of an error what the server said: it may quote one."""
+    try:
+        return _ask(client, workload, prompt)
+    except RequestFailed as error:
+        if not workload.private:
+            raise
+        how = f"status {error.status}" if error.status is not None else type(error.__cause__ or error).__name__
+        failed = f"{arm}: the request for prompt {prompt.id!r} failed ({how}; prompts are private: more is not shown)"
+        raise RequestFailed(failed, error.status) from None
 
 
 def _ask(client: EngineClient, workload: Workload, prompt: Prompt) -> Reply:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from ..captures.fingerprint import differences
 from ..captures.model import Capture
@@ -88,20 +88,22 @@ def _at_least_one(text: str) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     settings = read_settings({"alpha": arguments.alpha})
     inputs = Inputs(CaptureStore(cache_folder()))
-    captures = _captures(arguments, inputs)
-    checks = _checks(arguments, captures)
+    named = _named(arguments)
+    candidate = inputs.read(named["candidate"])
+    checks = _checks(arguments.check, candidate, named)
+    captures = {role: candidate if role == "candidate" else inputs.read(name) for role, name in named.items()}
     verdicts = _verdicts(arguments, settings, inputs, captures, checks)
     changed = _changed(captures)
     _print([verdict.with_context(changed=changed) for verdict in verdicts], as_json=arguments.json)
     return EXIT_CODES[_worst(verdicts)]
 
 
-def _captures(arguments: argparse.Namespace, inputs: Inputs) -> dict[str, Capture]:
-    """Read the captures that were named, by role; one alone is the candidate."""
+def _named(arguments: argparse.Namespace) -> dict[str, str]:
+    """Return the captures that were named, by role; one alone is the candidate."""
     given = {role: getattr(arguments, role.replace("-", "_")) for role in ("baseline", "candidate", *_ROLES)}
     if given["candidate"] is None:
         given["candidate"] = given.pop("baseline")
-    return {role: inputs.read(name) for role, name in given.items() if name is not None}
+    return {role: name for role, name in given.items() if name is not None}
 
 
 def _changed(captures: Mapping[str, Capture]) -> tuple[str, ...]:
@@ -110,25 +112,25 @@ def _changed(captures: Mapping[str, Capture]) -> tuple[str, ...]:
     return differences(captures["baseline"].fingerprint, captures["candidate"].fingerprint)
 
 
-def _checks(arguments: argparse.Namespace, captures: Mapping[str, Capture]) -> Sequence[str]:
+def _checks(asked: Sequence[str] | None, candidate: Capture, roles: Collection[str]) -> Sequence[str]:
     """Return the checks to make.
 
     Raises:
         OptionError: for a check that does not fit the captures, or a capture that no check takes.
     """
-    checks: Sequence[str] = arguments.check or _USUAL[captures["candidate"].kind]
+    checks = asked or _USUAL[candidate.kind]
     for check in checks:
-        _require_fitting(check, captures)
+        _require_fitting(check, candidate, roles)
     useful = {take.role for check in checks for take in _CHECKS[check].takes}
-    for role in captures:
+    for role in roles:
         if role not in useful:
             named = "BASELINE" if role == "baseline" else f"--{role}"
             raise OptionError(f"{named} is of no use to {' and '.join(checks)}; leave it out")
     return checks
 
 
-def _require_fitting(check: str, captures: Mapping[str, Capture]) -> None:
-    takes, candidate = _CHECKS[check].takes, captures["candidate"]
+def _require_fitting(check: str, candidate: Capture, roles: Collection[str]) -> None:
+    takes = _CHECKS[check].takes
     kind = next(_kind(take.workload) for take in takes if take.role == "candidate")
     if kind != candidate.kind:
         fitting = " and ".join(_USUAL[candidate.kind])
@@ -137,11 +139,11 @@ def _require_fitting(check: str, captures: Mapping[str, Capture]) -> None:
             f"by {fitting}"
         )
     by_reference = [take.role for take in takes if take.yardstick or take.side == REFERENCE]
-    missing = [take.role for take in takes if take.role not in by_reference and take.role not in captures]
+    missing = [take.role for take in takes if take.role not in by_reference and take.role not in roles]
     if missing:
         options = " and ".join("BASELINE and CANDIDATE" if role == "baseline" else f"--{role}" for role in missing)
         raise OptionError(f"--check {check}: give {options}")
-    given = [role for role in by_reference if role in captures]
+    given = [role for role in by_reference if role in roles]
     if given and len(given) < len(by_reference):
         options = " and ".join(f"--{role}" for role in by_reference)
         raise OptionError(f"--check {check}: {options} say something only together; give both or none")

@@ -17,6 +17,7 @@ from .base import EngineError, RequestFailed
 from .sse import DONE, read_data
 
 REQUEST_SECONDS = 600.0
+_CONNECTIONS = 64
 
 _SHOWN = 500
 # What is shorter is no secret, and hiding it would make every message unreadable.
@@ -51,6 +52,9 @@ class JsonClient:
                 params=address.params,
                 headers=headers,
                 timeout=httpx.Timeout(timeout, connect=10.0),
+                # As many idle connections as requests are ever in flight: with the default limit of 20, one of 32
+                # threads was seen to fail with EBADF while the pool closed what exceeded it.
+                limits=httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS),
                 # A proxy variable must not come between us and a server on this machine.
                 trust_env=not is_loopback(address.host),
                 transport=transport,

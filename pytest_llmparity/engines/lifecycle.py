@@ -20,8 +20,8 @@ from .interpreters import InterpreterUnusable, interpreter_has, interpreter_vers
 from .kinds import KINDS
 from .launch_key import LaunchKey
 from .openai import OpenAIClient
-from .probe import Probe
 from .ports import PortReservation, reserve_port
+from .probe import Probe
 from .process import EngineProcess, EngineStartError, LaunchCommand, StopReport, log_tail, root_cause
 from .registry import KeptEngine, Registry
 

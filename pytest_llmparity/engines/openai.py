@@ -146,7 +146,7 @@ class OpenAIClient:
         if prompt.messages is None:
             reply = self._http.post(COMPLETION_PATH, self._dialect.completion_body((), 1, prompt=prompt.text))
         else:
-            reply = self._http.post(CHAT_PATH, self._dialect.chat_body(prompt.messages, 1))
+            reply = self._http.post(CHAT_PATH, self._dialect.chat_body(prompt.messages, 1, **prompt.template_fields))
         return Answer(prompt.id, prompt_tokens=usage_of(reply, "prompt_tokens"))
 
     def score(self, prompt: Prompt, top_k: int) -> Reply:
@@ -183,7 +183,8 @@ class OpenAIClient:
         """Return the chat endpoint's greedy answer to the messages."""
         self._require("chat")
         began = time.monotonic()
-        reply = self._http.post(CHAT_PATH, self._dialect.chat_body(prompt.messages or (), prompt.max_tokens))
+        body = self._dialect.chat_body(prompt.messages or (), prompt.max_tokens, **prompt.template_fields)
+        reply = self._http.post(CHAT_PATH, body)
         return self._generated(prompt, reply, top_k, began)
 
     def close(self) -> None:

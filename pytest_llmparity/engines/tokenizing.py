@@ -42,6 +42,7 @@ def _answered_chat(model: str, prompt: Prompt) -> dict[str, Any]:
     return {
         "model": model,
         "messages": list(prompt.messages or ()),
+        **prompt.template_fields,
         "max_completion_tokens": 1,
         "temperature": 0.0,
         "return_token_ids": True,
@@ -49,7 +50,8 @@ def _answered_chat(model: str, prompt: Prompt) -> dict[str, Any]:
 
 
 def _tokenized_chat(model: str, prompt: Prompt) -> dict[str, Any]:
-    return {"model": model, "messages": list(prompt.messages or ()), "add_generation_prompt": True}
+    messages = list(prompt.messages or ())
+    return {"model": model, "messages": messages, **prompt.template_fields, "add_generation_prompt": True}
 
 
 TEXT_SOURCES = (

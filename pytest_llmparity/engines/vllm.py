@@ -182,7 +182,12 @@ class VllmClient:
             reply = self._http.post("/tokenize", text)
             ids = self._reading(lambda: read_ids(reply))
             return Answer(prompt.id, prompt_tokens=len(ids)), Scored.ids_only(ids)
-        body = {"messages": list(prompt.messages), "max_completion_tokens": 1, "return_token_ids": True}
+        body = {
+            "messages": list(prompt.messages),
+            **prompt.template_fields,
+            "max_completion_tokens": 1,
+            "return_token_ids": True,
+        }
         reply = self._http.post("/v1/chat/completions", {"model": self.model, **_GREEDY, **body})
         ids = self._reading(lambda: read_ids(reply))
         return Answer(prompt.id, prompt_tokens=usage_of(reply, "prompt_tokens")), Scored.ids_only(ids)
@@ -221,6 +226,7 @@ class VllmClient:
         began = time.monotonic()
         asked = {
             "messages": list(prompt.messages or ()),
+            **prompt.template_fields,
             "max_completion_tokens": prompt.max_tokens,
             "logprobs": True,
             "top_logprobs": top_k,

@@ -208,6 +208,8 @@ def _other_told(answers: tuple[Answer, Answer], ways: Ways) -> str | None:
         counts = getattr(one, name), getattr(two, name)
         if counts[0] is not None and counts[0] != counts[1]:
             return f"same tokens, but usage counts {counts[0]} {name} {ways[0]} and {counts[1]} {ways[1]}"
+    if None not in (one.text_sha256, two.text_sha256) and one.text_sha256 != two.text_sha256:
+        return "same tokens, but another text; prompts are private: the texts are not kept"
     if one.text is None or two.text is None or one.text == two.text:
         return None
     unequal = (i for i, (a, b) in enumerate(zip(one.text, two.text, strict=False)) if a != b)

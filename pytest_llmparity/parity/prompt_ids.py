@@ -69,7 +69,7 @@ def compare_prompt_ids(
 
 def _tells_counts_only(answer: Answer, found: tuple[int, ...]) -> bool:
     """Say whether an engine gave the number of tokens alone, as many servers of the OpenAI protocol do."""
-    return not found and answer.prompt_tokens is not None
+    return not found and bool(answer.prompt_tokens)
 
 
 def explain_ids(expected: Sequence[int], found: Sequence[int]) -> str:

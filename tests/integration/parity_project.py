@@ -215,6 +215,11 @@ class ParityProject:
         self._tables[name] = {"kind": "vllm", "python": sys.executable, "env": environment, **table}
         self._write()
 
+    def server(self, name: str, **table: Any) -> None:
+        """Add the table of a server that runs already."""
+        self._tables[name] = table
+        self._write()
+
     def honest_pair(self) -> None:
         """Add two doubles `a` and `b` that differ like two honest engines."""
         self.engine("a", 1)

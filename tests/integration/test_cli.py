@@ -29,6 +29,7 @@ from pytest_llmparity.engines.lifecycle import EngineFailed
 from pytest_llmparity.engines.registry import Registry
 from pytest_llmparity.handles import OTHER_ENGINE, EnginePair
 from pytest_llmparity.options import load_settings
+from pytest_llmparity.plan import PAIR_CHECKS
 from pytest_llmparity.report.inert import inert
 from pytest_llmparity.session import ParitySession
 from pytest_llmparity.verdicts import Evidence, Verdict
@@ -71,7 +72,13 @@ def workload(kind: Kind, prompts: int) -> Workload:
     return Workload(name, kind, tuple(made), 0 if kind == "tokenize" else K)
 
 
-PREPARED = PreparedWorkloads(workload("tokenize", 3), workload("score", DOCUMENTS), workload("generate", 3), VOCABULARY)
+PREPARED = PreparedWorkloads(
+    prompts=workload("tokenize", 3),
+    forced=workload("score", DOCUMENTS),
+    greedy=workload("generate", 3),
+    rollout=Workload("rollout", "generate", (), K),
+    vocabulary=VOCABULARY,
+)
 
 
 def capture(arm: str, asked: Workload, rows: Sequence[Scored], **changes: Any) -> Capture:
@@ -188,7 +195,7 @@ def test_one_prompt_is_too_little_for_the_forced_check(files: Path, capsys: pyte
         (["old", "new-greedy", "--check", "greedy"], "answers workload forced"),
         (["old", "new", "--check", "greedy"], "compared by forced_kl"),
         (["old", "new", "--prompt", "p-99"], "no prompt 'p-99'"),
-        (["old", "new", "--baseline-forced", "x"], "is for the check greedy"),
+        (["old", "new", "--baseline-forced", "x"], "--baseline-forced is of no use to forced_kl"),
         (["old-greedy", "new-greedy", "--reference", "x"], "give both"),
         (["old-greedy", "new-greedy", "--check", "finish", "--reference", "x"], "of no use to finish"),
     ],
@@ -197,6 +204,20 @@ def test_what_cannot_be_compared_is_a_usage_error(
     files: Path, capsys: pytest.CaptureFixture[str], options: list[str], expected: str
 ) -> None:
     assert compare(files, *options) == 3
+    assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["old.npz"], "--check forced_kl: give BASELINE and CANDIDATE"),
+        (["old-greedy.npz", "--check", "decode"], "--check decode: give --candidate-forced"),
+    ],
+)
+def test_a_capture_too_few_is_a_usage_error(
+    files: Path, capsys: pytest.CaptureFixture[str], options: list[str], expected: str
+) -> None:
+    assert main(["compare", str(files / options[0]), *options[1:]]) == 3
     assert expected in capsys.readouterr().err
 
 
@@ -410,7 +431,7 @@ def test_the_replay_line_of_a_verdict_works_as_printed(
             store.put(session.roster.key(arm), answered, replace(each, fingerprint=fingerprint))
     handle = EnginePair(session, pair, shipped(), lambda verdict: verdict)
     for check in ("forced_kl", "greedy"):
-        session.declare_pair(pair, shipped(), check)
+        session.declare(PAIR_CHECKS[check], shipped(), pair.candidate, pair.baseline)
     for verdict, code in ((handle.forced_kl(), 0), (handle.forced_kl(margin=0.0), 2), (handle.greedy(), 1)):
         command = shlex.split(verdict.replay)
         assert command[0] == "llmparity"

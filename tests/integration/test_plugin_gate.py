@@ -17,12 +17,19 @@ if TYPE_CHECKING:
 pytest_plugins = ("parity_project",)
 
 CHECKS = ("prompt_ids", "forced", "greedy", "finish")
+WAYS = ("batching", "neighbours", "streaming", "chat")
+DEPLOYED = ("rollout[b-vs-a]", *(f"{check}[{arm}]" for check in WAYS for arm in "ab"))
+"""Skipped in the run profile smoke."""
+ITEMS = len(CHECKS) + len(DEPLOYED)
 
 
 def test_two_honest_engines_pass_with_one_start_each(first_run: FirstRun) -> None:
     run = first_run.gate
     assert run.code == 0, run.output
-    assert run.outcomes == {"passed": 4}
+    assert run.outcomes == {"passed": 4, "skipped": len(DEPLOYED)}
+    assert {entry["reason"] for entry in run.report["skipped"]} == {
+        "run profile 'smoke' leaves the deployed profile out; ci and release run it"
+    }
     assert run.started == {"a": 1, "b": 1, "reference": 0}
     assert len(first_run.project.logs()) == 2
     assert run.report["verdict"] == "pass"
@@ -44,7 +51,7 @@ def test_a_second_run_starts_nothing_and_a_fresh_one_starts_again(parity_project
     parity_project.honest_pair()
     parity_project.small_prompts()
     again = parity_project.gate("a,b")
-    assert again.outcomes == {"passed": 4}
+    assert again.outcomes == {"passed": 4, "skipped": len(DEPLOYED)}
     assert again.started == {"a": 0, "b": 0, "reference": 0}
     assert again.arms["a"]["from_store"] == ["prompts", "forced", "greedy"]
     rerun = shlex.split(again.check("test_finish[b-vs-a]")["rerun"])
@@ -59,7 +66,7 @@ def test_an_engine_against_itself_is_identical(parity_project: ParityProject) ->
     parity_project.honest_pair()
     parity_project.small_prompts()
     run = parity_project.gate("a,a", "-k", "forced")
-    assert run.outcomes == {"passed": 1, "deselected": 3}
+    assert run.outcomes == {"passed": 1, "deselected": ITEMS - 1}
     assert run.started == {"a": 0, "a.2": 1, "reference": 0}, "the twin has a draw of its own"
     check = run.check("test_forced[a.2-vs-a]")
     assert "bit-identical" in check["why"]
@@ -72,9 +79,8 @@ def test_looking_without_starting(parity_project: ParityProject) -> None:
     (parity_project.folder / "test_plain.py").write_text("def test_plain(): pass\n")
     listed = parity_project.gate("a,b", "--co", "-q")
     assert listed.code == 0
-    assert [line for line in listed.output.splitlines() if "::" in line] == [
-        f"test_parity.py::test_{check}[b-vs-a]" for check in CHECKS
-    ]
+    names = [line.partition("::test_")[2] for line in listed.output.splitlines() if "::" in line]
+    assert names == [*(f"{check}[b-vs-a]" for check in CHECKS), *DEPLOYED]
     plan = parity_project.gate("a,b", "--llm-plan")
     assert plan.code == 0
     for words in ("plan: a (vllm, strict): 1 start for prompts, forced, greedy", "plan: 2 starts,", "from the store"):
@@ -82,7 +88,7 @@ def test_looking_without_starting(parity_project: ParityProject) -> None:
     assert not plan.report
     parity_project.settings(run_engines=["a", "b"])
     plain = parity_project.run("test_plain.py", *("--pyargs", "pytest_llmparity.gate"), "-m", "not llm")
-    assert plain.outcomes == {"passed": 1, "deselected": 4}
+    assert plain.outcomes == {"passed": 1, "deselected": ITEMS}
     assert not parity_project.logs(), "nothing was started"
 
 
@@ -91,7 +97,7 @@ def test_the_shipped_prompts_and_stopping_at_the_first_failure(parity_project: P
     parity_project.engine("b", 2, fault="wrong-usage")
     first = parity_project.gate("a,b", "-x", "-k", "prompt_ids or finish", "--junitxml=junit.xml")
     assert first.code == 1
-    assert first.outcomes == {"failed": 1, "deselected": 2}
+    assert first.outcomes == {"failed": 1, "deselected": ITEMS - 2}
     assert first.started == {"a": 1, "b": 1}
     assert not parity_project.processes()
     case = ElementTree.parse(parity_project.folder / "junit.xml").getroot().find(".//testcase")
@@ -102,7 +108,7 @@ def test_the_shipped_prompts_and_stopping_at_the_first_failure(parity_project: P
     assert str(failure.get("message")).startswith("FAIL prompt_ids: b against a:")
     assert "rerun: pytest" in str(failure.text)
     last_failed = parity_project.gate("a,b", "--lf", "-k", "prompt_ids or finish")
-    assert last_failed.outcomes == {"failed": 1, "deselected": 3}
+    assert last_failed.outcomes == {"failed": 1, "deselected": ITEMS - 1}
     assert last_failed.started == {"a": 0, "b": 0}
 
 

@@ -28,7 +28,7 @@ def test_prompts(llm_pair): assert llm_pair.prompt_ids()
 def test_each_fault_is_seen_by_its_check(parity_project: ParityProject) -> None:
     faults = {
         "shifted": ("forced", ["more than the 1.50 allowed"]),
-        "garbage-prompt:9": ("forced", ["UNDECIDED", "rollout-small"]),
+        "garbage-prompt:9": ("forced", ["UNDECIDED", "sampled-small"]),
         "nan": ("forced", ["nan: forced scores hold NaN among the top log-probabilities; log: "]),
         "positive-logprob": ("forced", ["positive-logprob: forced scores hold a positive top log-probability"]),
         "double-bos": ("prompt_ids", ["double BOS", "32 of 32 prompts differ"]),

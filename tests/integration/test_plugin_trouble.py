@@ -43,12 +43,13 @@ def test_each_trouble_names_engine_cause_and_log(parity_project: ParityProject) 
             .partition("\n--- Captured")[0]
             .partition("\n___")[0]
         )
-        (log,) = (log for log in parity_project.logs() if log.stem.endswith(f"-{name}") and log.stem.count(name) == 1)
+        log = [log for log in parity_project.logs() if log.stem.endswith(f"-{name}") and log.stem.count(name) == 1][-1]
         for word in (f"{name}: ", *words, f"log: {log}"):
             assert word in told, (trouble, told)
         assert "Traceback" not in told
         assert "direct cause" not in told, "told once, not once for each exception behind it"
         assert run.arms[name]["error"]
+        assert len(run.arms[name]["restarts"]) == (trouble == "die-after:12"), "one restart of an engine that answered"
     assert "was taken by another process, trying another" in run.output
     assert run.check("test_finish[port-vs-a]")["verdict"] == "pass"
     assert run.report["verdict"] == "undecided"

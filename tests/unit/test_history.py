@@ -6,7 +6,6 @@ import pytest
 
 from pytest_llmparity.history import Cost, History
 
-
 LIKE = ("vllm", "bfloat16", "abc", "strict")
 
 

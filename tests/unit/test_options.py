@@ -209,7 +209,7 @@ class TestEngineTables:
         [
             ('pyton = "/p"', "unknown key 'pyton'; did you mean 'python'?"),
             ('python = "/p"\nrequirement = "vllm==1"', "not both"),
-            ('args = "--seed 1"', "expected a list of texts, found '--seed 1'"),
+            ('args = "--seed 1"', "expected a list of texts, found str"),
             ('env = ["A=1"]', "env: expected a table of texts"),
             ("ready-timeout = 90", "expected a duration such as 90s"),
             ('kind = ""', "expected a text"),

@@ -1,0 +1,114 @@
+"""Servers that somebody else started, found by their URL; nothing is taken on trust, and nothing of theirs is kept."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from pytest_llmparity.engines.ports import reserve_port
+
+if TYPE_CHECKING:
+    from parity_project import ParityProject
+
+pytest_plugins = ("parity_project",)
+
+SERVER = Path(__file__).parents[1] / "doubles" / "openai_double" / "server.py"
+KEY = "planted-key-of-the-server"
+
+Serve = Callable[..., str]
+
+
+@pytest.fixture
+def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
+    """Start a double of another server in a dialect; return its URL."""
+    running: list[subprocess.Popen[bytes]] = []
+
+    def start(dialect: str, *options: str, noise_seed: int = 2) -> str:
+        monkeypatch.setenv("LLMPARITY_DOUBLE_NOISE", "0.045")
+        monkeypatch.setenv("LLMPARITY_DOUBLE_NOISE_SEED", str(noise_seed))
+        port = reserve_port(tmp_path / "ports")
+        command = [sys.executable, str(SERVER), "--port", str(port.port), "--dialect", dialect, *options]
+        running.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
+        url = f"http://127.0.0.1:{port.port}/v1"
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            try:
+                httpx.get(f"{url}/models", trust_env=False)
+            except httpx.HTTPError:
+                time.sleep(0.1)
+            else:
+                return url
+        raise AssertionError(f"the double of {dialect} did not start")
+
+    yield start
+    for process in running:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("dialect", ["plain", "sglang", "trtllm"])
+def test_the_gate_on_a_server_of_another_make(parity_project: ParityProject, serve: Serve, dialect: str) -> None:
+    parity_project.engine("a", 1)
+    url = serve(dialect)
+    run = parity_project.gate(f"a,openai@{url}")
+    assert run.outcomes["passed"] == 4, run.output
+    assert run.code == 0
+    arm = run.arms["openai"]
+    assert (arm["starts"], arm["attached"], arm["profile"]) == (0, 1, "deployed")
+    how = arm["fingerprint"]["facts"]["abilities"]["score"]
+    assert {"plain": "step", "trtllm": "step", "sglang": "echo"}[dialect] in how
+    assert "tells how many, not which" in run.check("test_prompt_ids[openai-vs-a]")["why"]
+    assert httpx.get(f"{url}/models", trust_env=False).status_code == 200, "a server that is not ours goes on"
+
+
+def test_a_server_that_cannot_be_judged_is_skipped_and_the_gate_is_red(
+    parity_project: ParityProject, serve: Serve
+) -> None:
+    parity_project.engine("a", 1)
+    run = parity_project.gate(f"a,openai@{serve('text-only')}")
+    assert run.code == 1
+    assert run.report["verdict"] != "pass"
+    skipped = {entry["id"].rpartition("::")[2]: entry for entry in run.report["skipped"]}
+    assert skipped["test_forced[openai-vs-a]"]["required"]
+    assert "cannot score" in skipped["test_forced[openai-vs-a]"]["reason"]
+    assert any("required check skipped" in warning for warning in run.report["warnings"])
+
+
+def test_captures_of_a_server_are_kept_only_where_the_user_says_so(
+    parity_project: ParityProject, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SERVER_KEY", KEY)
+    url = serve("sglang", "--api-key", KEY)
+    parity_project.engine("a", 1)
+    for cache, attached in ((False, [1, 1]), (True, [1, 0])):
+        parity_project.server("s", url=url, **{"api-key-env": "SERVER_KEY"}, **({"cache": True} if cache else {}))
+        runs = [parity_project.gate("a,s", "-k", "test_finish") for _ in range(2)]
+        assert [run.arms["s"]["attached"] for run in runs] == attached, runs[-1].output
+        assert all(run.code == 0 for run in runs)
+    for path in parity_project.cache.rglob("*"):
+        assert not path.is_file() or KEY.encode() not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ((), "401"),
+        (("http://127.0.0.1:9",), "no server answers at http://127.0.0.1:9"),
+    ],
+)
+def test_a_server_that_refuses_or_is_not_there(
+    parity_project: ParityProject, serve: Serve, options: tuple[str, ...], says: str
+) -> None:
+    parity_project.engine("a", 1)
+    url = options[0] if options else serve("plain", "--api-key", KEY)
+    run = parity_project.gate(f"a,openai@{url}", "-k", "test_finish")
+    assert run.code == 1
+    assert says in run.output
+    assert "Traceback" not in run.output
