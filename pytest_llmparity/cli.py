@@ -19,10 +19,10 @@ from .commands.compare import COMPARE
 from .commands.managed import ENVIRONMENTS, MODELS
 from .commands.show import SHOW
 from .commands.warm import DOWN, PS, UP
+from .engine_runs import SETUP_ERRORS, ArmUnavailable
 from .engines.base import EngineError
 from .engines.lifecycle import InterpreterMissing
 from .engines.process import EngineDied
-from .session import SETUP_ERRORS, ArmUnavailable
 
 COMMANDS: tuple[Command | Group, ...] = (CAPTURE, COMPARE, SHOW, ENVIRONMENTS, MODELS, UP, PS, DOWN)
 ENGINE_FAILED, USAGE, INTERRUPTED = 2, 3, 130

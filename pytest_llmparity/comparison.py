@@ -132,6 +132,14 @@ def _equivalent(check: str, ways: tuple[str, str], *, bits: bool) -> Callable[[G
     return compare
 
 
+def _alike(given: Given) -> Verdict:
+    """One engine with a feature off and on: two arms, whose answers are held to be one arm's."""
+    off, on = given.captures["baseline"], given.captures["candidate"]
+    as_one = replace(given, captures={**given.captures, "candidate": replace(on, arm=off.arm)})
+    verdict = _equivalent("alike", ("off", "on"), bits=False)(as_one)
+    return replace(verdict, baseline=off.arm, candidate=on.arm)
+
+
 def _movements(given: Given, forced: str) -> Movements | None:
     if forced not in given.captures or "reference" not in given.captures:
         return None
@@ -155,6 +163,6 @@ ENGINES: Mapping[str, Callable[[Given], Verdict]] = {
     "neighbours": _equivalent("neighbours", ("alone", "in company"), bits=False),
     "streaming": _equivalent("streaming", ("in one piece", "streamed"), bits=True),
     "chat": _equivalent("chat", ("completion of the rendered ids", "chat"), bits=True),
-    "alike": _equivalent("alike", ("off", "on"), bits=False),
+    "alike": _alike,
 }
 """What `plan.ENGINE_CHECKS` and a toggle's `alike` do with their captures; `texts` compares nothing."""

@@ -6,54 +6,28 @@ asked for that the store does not hold; then the arm starts once and makes all i
 
 from __future__ import annotations
 
-import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .arms import REPLAY, Arm, in_profile
-from .atomic import NotKept
 from .captures.format import CaptureUnreadable
-from .captures.make import make_capture
 from .captures.model import Capture
 from .captures.store import CaptureStore
-from .demo_model import DemoModelFailed
-from .durations import format_duration
+from .engine_runs import SETUP_ERRORS, ArmUnavailable, EngineLost, EngineRuns
 from .engines.base import AbilityMissing, EngineError
-from .engines.checkpoint import CheckpointError
-from .engines.environments import EnvironmentFailed
 from .engines.hf import HfClient
-from .engines.interpreters import InterpreterUnusable
-from .engines.kinds import KINDS
-from .engines.lifecycle import EngineEnded, Lifecycle, RunningEngine
-from .engines.process import EngineDied
+from .engines.lifecycle import Lifecycle, RunningEngine
 from .engines.toggles import refused
-from .history import Cost, History
+from .history import History
 from .options import Settings
 from .plan import REFERENCE, ROLLOUT, CaptureRequest, Check, Plan
-from .records import ArmRecord
 from .roster import Roster
 from .workloads.model import Workload
 from .workloads.prepare import PreparedWorkloads, Recipe, prepare
 from .workloads.sources import PromptSource, WorkloadInvalid
 from .workloads.variants import FORCED_ROLLOUT, forced_rollout
-
-_PROGRESS_SECONDS = 10.0
-
-SETUP_ERRORS = (
-    EnvironmentFailed,
-    DemoModelFailed,
-    CheckpointError,
-    InterpreterUnusable,
-    WorkloadInvalid,
-    CaptureUnreadable,
-)
-"""What can go wrong before an engine is launched."""
-
-
-class ArmUnavailable(EngineError):
-    """An arm that could not be started or broke; every check that needs it gets this same error."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +40,6 @@ class NotApplicable:
 
 _BASIC = frozenset({"tokenize", "score", "generate"})
 """Abilities without which an engine cannot be judged at all."""
-
-
-class _EngineLost(Exception):
-    """An engine that died under a request for the first time; it may be started once more."""
 
 
 class ParitySession:
@@ -86,12 +56,18 @@ class ParitySession:
         self.roster = Roster(settings, cache, say, self.run, self.warn)
         self.lifecycle = Lifecycle(cache / "run", say)
         self.history = History(cache / "history.jsonl")
-        self.leaked: list[int] = []
-        self._records: dict[str, ArmRecord] = {}
+        self.runs = EngineRuns(
+            settings,
+            self.roster,
+            self.store,
+            self.lifecycle,
+            self.history,
+            run=self.run,
+            say=say,
+            warn=self.warn,
+        )
         self._captures: dict[CaptureRequest, Capture] = {}
-        self._broken: dict[str, ArmUnavailable] = {}
         self._prepared: dict[str, PreparedWorkloads] = {}
-        self._proved: dict[str, frozenset[str]] = {}
 
     def warn(self, line: str) -> None:
         """Say something that does not change a verdict, now and in the report, once."""
@@ -99,26 +75,10 @@ class ParitySession:
             self.warnings[line] = None
             self.say(f"warning: {line}")
 
-    def _keep(self, keep: Callable[[], object]) -> None:
-        """Keep something for later runs; this run goes on without."""
-        try:
-            keep()
-        except NotKept as error:
-            self.warn(str(error))
-
     @property
     def has_reference(self) -> bool:
         """Whether an fp32 reference arbitrates."""
         return self.settings.reference != "none"
-
-    def record(self, arm: Arm) -> ArmRecord:
-        """Return what happened to an arm so far."""
-        return self._records.setdefault(arm.id, ArmRecord(arm))
-
-    def records(self) -> list[ArmRecord]:
-        """Return the records of the arms, in order, the reference's last."""
-        reference, *arms = self.roster.all
-        return [self._records[arm.id] for arm in (*arms, reference) if arm.id in self._records]
 
     def declare(self, check: Check, source: PromptSource, candidate: Arm, baseline: Arm | None = None) -> None:
         """Declare what one check needs, so that each arm answers all it owes in one start."""
@@ -157,14 +117,14 @@ class ParitySession:
                 if absent:
                     reason = f"{arm.id}: {recorded.folder} holds no capture of {', '.join(absent)}"
                     return NotApplicable(reason, required=not deployed)
-            elif lacking := [need for need in check.needs if need not in self.abilities(arm)]:
+            elif lacking := [need for need in check.needs if need not in self.runs.abilities(arm)]:
                 reason = f"{arm.id}: an engine of kind {arm.engine.kind!r} cannot {', '.join(lacking)}"
                 return NotApplicable(reason, required=bool(_BASIC.intersection(lacking)))
         return None
 
     def refusal(self, arm: Arm) -> str | None:
         """Return what an engine said that ended at its start because it cannot do what it was asked for."""
-        record = self.record(arm)
+        record = self.runs.record(arm)
         return record.error if record.error and not record.starts and refused(record.error) else None
 
     @property
@@ -172,10 +132,6 @@ class ParitySession:
         if (recorded := self._recorded_workloads()) is not None:
             return bool(recorded.rollout.prompts)
         return self.settings.sizes.deployed
-
-    def abilities(self, arm: Arm) -> frozenset[str]:
-        """Return what an arm can do: as proved, for a server that we were attached to, else as its kind declares."""
-        return self._proved.get(arm.id, KINDS[arm.engine.kind].abilities)
 
     def recipe(self, source: PromptSource) -> Recipe:
         """Return how this run makes workloads of a source."""
@@ -229,12 +185,12 @@ class ParitySession:
         arm = request.arm
         self.plan.add([request])
         if request not in self._captures:
-            if arm.id in self._broken:
-                raise self._broken[arm.id]
+            if (broken := self.runs.broken(arm)) is not None:
+                raise broken
             try:
                 self._carry_out(arm, source, derived=request.of not in (None, arm))
             except SETUP_ERRORS as error:
-                raise self._fail(arm, error) from error
+                raise self.runs.fail(arm, error) from error
         if request not in self._captures:
             raise self._why_missing(request)
         return self._captures[request]
@@ -242,11 +198,13 @@ class ParitySession:
     def _why_missing(self, request: CaptureRequest) -> EngineError:
         """Return why a request was left unanswered although nothing is wrong with its own arm."""
         arm, name = request.arm, request.workload
-        if request.of is not None and request.of.id in self._broken:
-            return self._broken[request.of.id]
+        if request.of is not None and (broken := self.runs.broken(request.of)) is not None:
+            return broken
         if (recorded := self.roster.recorded(arm)) is not None:
             return ArmUnavailable(f"{arm.id}: {recorded.folder} holds no capture of {name!r} for these prompts")
-        return AbilityMissing(f"{arm.id}: the server at this URL cannot answer {name!r}: {self.record(arm).lacking}")
+        return AbilityMissing(
+            f"{arm.id}: the server at this URL cannot answer {name!r}: {self.runs.record(arm).lacking}"
+        )
 
     def collect(
         self, check: Check, source: PromptSource, candidate: Arm, baseline: Arm | None = None
@@ -279,10 +237,7 @@ class ParitySession:
         arm = request.arm
         if (recorded := self.roster.recorded(arm)) is not None:
             return recorded.find(workload.digest, arm.profile)
-        return self.store.get(self.roster.key(arm), workload, self._draw(arm))
-
-    def _draw(self, arm: Arm) -> int:
-        return self.roster.draw(arm, self.store.next_draw)
+        return self.store.get(self.roster.key(arm), workload, self.roster.draw(arm, self.store.next_draw))
 
     def _carry_out(self, arm: Arm, source: PromptSource, *, derived: bool) -> None:
         """Answer everything planned for an arm: from the store, and the rest in one start.
@@ -300,8 +255,8 @@ class ParitySession:
         while missing and arm.engine.kind != REPLAY:
             try:
                 self._answer(arm, missing, source)
-            except _EngineLost as error:
-                self._note_restart(arm, error)
+            except EngineLost as error:
+                self.runs.note_restart(arm, error)
 
     def _has_parent(self, request: CaptureRequest, source: PromptSource) -> bool:
         """Make the capture that another arm's request is derived from; False where that arm is broken."""
@@ -324,164 +279,45 @@ class ParitySession:
 
     def _answer(self, arm: Arm, missing: list[CaptureRequest], source: PromptSource) -> None:
         """Start an arm and make what is missing, taking each request off the list when it is answered."""
-        with _EngineInUse(self, arm) as engine:
+        with self.runs.use(arm, self.workloads(source).vocabulary) as engine:
             made = []
             while missing:
                 workload = self.workload(missing[0], source)
-                if workload.asks_for in self.abilities(arm):
-                    made.append(self._make(engine, missing[0], workload))
+                if workload.asks_for in self.runs.abilities(arm):
+                    made.append(self._made(engine, missing[0], workload))
                 missing.pop(0)
-            self._remember_cost(engine, made)
+            self.runs.remember_cost(engine, made)
 
-    def _note_restart(self, arm: Arm, error: Exception) -> None:
-        record = self.record(arm)
-        record.restarts.append(str(error))
-        self.say(f"{error}")
-        self.say(f"{arm.id}: starting it again, once")
+    def _made(self, engine: RunningEngine, request: CaptureRequest, workload: Workload) -> Capture:
+        capture = self._captures[request] = self.runs.make(engine, workload)
+        return capture
 
     def _take_stored(self, request: CaptureRequest, stored: Capture) -> None:
         # The store knows launch keys, not names: the same arm may have been called otherwise when it was captured.
         self._captures[request] = replace(stored, arm=request.arm.id)
-        record = self.record(request.arm)
+        record = self.runs.record(request.arm)
         record.from_store.append(request.workload)
         record.version = record.version or str(stored.fingerprint.get("version", ""))
         record.fingerprint = record.fingerprint or dict(stored.fingerprint)
 
-    def _make(self, engine: RunningEngine, request: CaptureRequest, workload: Workload) -> Capture:
-        arm, key = request.arm, self.roster.key(request.arm)
-        self.lifecycle.touch(engine)
-        counter = _Progress(f"{arm.id}: {workload.name}", self.say)
-        capture = make_capture(
-            engine.client,
-            workload,
-            arm=arm.id,
-            draw=self._draw(arm),
-            run=self.run,
-            fingerprint=engine.fingerprint(key),
-            progress=counter,
-        )
-        self._keep(lambda: self.store.put(key, workload, capture))
-        self._captures[request] = capture
-        self.record(arm).captured.append(workload.name)
-        positions = f", {capture.tokens} tokens" if workload.kind != "tokenize" else ""
-        self.say(f"{arm.id}: {workload.name}: {len(capture)} prompts{positions} in {format_duration(capture.seconds)}")
-        return capture
-
     def _prepare(self, source: PromptSource) -> PreparedWorkloads:
         try:
             return self._run_reference(source)
-        except _EngineLost as error:
-            self._note_restart(self.roster.reference, error)
+        except EngineLost as error:
+            self.runs.note_restart(self.roster.reference, error)
             return self._run_reference(source)
 
     def _run_reference(self, source: PromptSource) -> PreparedWorkloads:
         """Start the reference once: prepare the workloads, and make its own captures that are planned."""
-        if REFERENCE in self._broken:
-            raise self._broken[REFERENCE]
+        if (broken := self.runs.broken(self.roster.reference)) is not None:
+            raise broken
         key, recipe = self.roster.key(self.roster.reference), self.recipe(source)
-        with _EngineInUse(self, self.roster.reference) as engine:
+        with self.runs.use(self.roster.reference) as engine:
             assert isinstance(engine.client, HfClient)
             prepared = prepare(recipe, engine.client, lambda line: self.say(f"{REFERENCE}: {line}"))
-            self._keep(lambda: self.store.put_prepared(key, recipe, prepared))
+            self.runs.keep(lambda: self.store.put_prepared(key, recipe, prepared))
             planned = self.plan.of(self.roster.reference, source.digest)
             due = [request for request in planned if request.of is None and request not in self._captures]
-            made = [self._make(engine, request, prepared.named(request.workload)) for request in due]
-            self._remember_cost(engine, made)
+            made = [self._made(engine, request, prepared.named(request.workload)) for request in due]
+            self.runs.remember_cost(engine, made)
         return prepared
-
-    def _start(self, arm: Arm) -> RunningEngine:
-        record = self.record(arm)
-        engine = self._launch_or_attach(arm)
-        record.starts += engine.started_here
-        record.attached += not engine.started_here
-        record.version = engine.version
-        record.command = engine.command
-        record.log = str(engine.log or "")
-        record.fingerprint = engine.fingerprint(self.roster.key(arm))
-        return engine
-
-    def _launch_or_attach(self, arm: Arm) -> RunningEngine:
-        if arm.engine.url is not None:
-            vocabulary = next(iter(self._prepared.values())).vocabulary
-            engine = self.lifecycle.attach(arm, self.settings.top_k, vocabulary)
-            self._proved[arm.id] = engine.abilities or frozenset()
-            self.record(arm).lacking = engine.lacking
-            return engine
-        proved_top_k = self.settings.top_k if arm.id != REFERENCE or self.has_reference else None
-        return self.lifecycle.start(arm, self.roster.interpreter(arm), self.roster.key(arm), proved_top_k)
-
-    def _remember_cost(self, engine: RunningEngine, made: Sequence[Capture]) -> None:
-        """Note what this start and its captures cost, for the next plan."""
-        positions = sum(capture.tokens for capture in made if capture.kind != "tokenize")
-        if engine.started_here and positions:
-            arm, each = engine.arm, sum(capture.seconds for capture in made) / positions
-            weights, seconds = self.roster.checkpoint(arm).weights, round(engine.seconds, 2)
-            cost = Cost(arm.engine.kind, arm.variant.dtype, weights, seconds, each, arm.profile)
-            self._keep(lambda: self.history.add(cost))
-
-    def _finish(self, engine: RunningEngine) -> None:
-        if self.settings.keep is not None and engine.started_here and engine.arm.id != REFERENCE:
-            try:
-                self.lifecycle.keep(engine, self.roster.key(engine.arm), self.settings.keep)
-            except (EngineDied, ValueError) as error:
-                self.say(f"{engine.arm.id}: not left warm: {error}")
-            else:
-                return
-        report = self.lifecycle.stop(engine)
-        if report is not None and report.survivors:
-            self.leaked.extend(report.survivors)
-            self.say(f"{engine.arm.id}: processes survived the stop: {list(report.survivors)}")
-
-    def _fail(self, arm: Arm, error: Exception) -> ArmUnavailable:
-        broken = ArmUnavailable(str(error))
-        self._broken[arm.id] = broken
-        self.record(arm).error = str(error)
-        return broken
-
-
-class _EngineInUse:
-    """Starts an arm, and stops it whatever happens; engine errors become the arm's `ArmUnavailable`."""
-
-    def __init__(self, session: ParitySession, arm: Arm) -> None:
-        self._session, self._arm = session, arm
-        self._engine: RunningEngine | None = None
-        self._began = time.monotonic()
-
-    def __enter__(self) -> RunningEngine:
-        try:
-            self._engine = self._session._start(self._arm)
-        except (EngineError, OSError) as error:  # OSError: no log can be written, or no port is free
-            raise self._session._fail(self._arm, error) from error
-        return self._engine
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        assert self._engine is not None
-        if isinstance(error, SETUP_ERRORS):  # such as ids that the vocabulary does not have
-            self._stop()
-            raise self._session._fail(self._arm, error) from error
-        if isinstance(error, EngineError):
-            explained = self._session.lifecycle.explain(self._engine, error)
-            self._stop()
-            if isinstance(explained, EngineEnded) and not self._session.record(self._arm).restarts:
-                raise _EngineLost(str(explained)) from error
-            raise self._session._fail(self._arm, explained) from error
-        self._stop()
-
-    def _stop(self) -> None:
-        assert self._engine is not None
-        self._session._finish(self._engine)
-        self._session.record(self._arm).seconds += time.monotonic() - self._began
-
-
-class _Progress:
-    """Says how far a capture is, at most every ten seconds."""
-
-    def __init__(self, what: str, say: Callable[[str], None]) -> None:
-        self._what, self._say = what, say
-        self._last = time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now - self._last >= _PROGRESS_SECONDS:
-            self._last = now
-            self._say(f"{self._what}: {done} of {total} prompts")

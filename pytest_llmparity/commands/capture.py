@@ -126,7 +126,7 @@ def _listing(session: ParitySession, source: PromptSource, captures: Mapping[Cap
     rows = []
     for request, capture in captures.items():
         arm = request.arm
-        origin = "from the store" if capture.workload in session.record(arm).from_store else "captured now"
+        origin = "from the store" if capture.workload in session.runs.record(arm).from_store else "captured now"
         path = session.store.path(session.roster.key(arm), session.workload(request, source), capture.draw)
         rows.append((arm.id, capture.workload, origin, CaptureStore.name_of(capture), str(path)))
     return columns(rows)

@@ -11,7 +11,7 @@ from ..captures.fingerprint import differences
 from ..captures.model import Capture
 from ..captures.store import CaptureStore
 from ..options import OptionError, Settings
-from ..plan import ENGINE_CHECKS, PAIR_CHECKS, REFERENCE, Check
+from ..plan import ALIKE, ENGINE_CHECKS, PAIR_CHECKS, REFERENCE, Check
 from ..run import cache_folder
 from ..verdicts import Status, Verdict
 from .command import Command, emit
@@ -20,7 +20,11 @@ from .settings import add_options, read_settings
 
 EXIT_CODES: Mapping[Status, int] = {"pass": 0, "fail": 1, "undecided": 2}
 _OF_ONE_ARM = ("decode", "batching", "neighbours", "streaming", "chat")
-_CHECKS: Mapping[str, Check] = {**PAIR_CHECKS, **{name: ENGINE_CHECKS[name] for name in _OF_ONE_ARM}}
+_CHECKS: Mapping[str, Check] = {
+    **PAIR_CHECKS,
+    **{name: ENGINE_CHECKS[name] for name in _OF_ONE_ARM},
+    "alike": ALIKE,
+}
 _USUAL: Mapping[str, tuple[str, ...]] = {
     "tokenize": ("prompt_ids",),
     "score": ("forced_kl",),

@@ -54,8 +54,8 @@ class RunReport:
         from .coverage import not_covered
 
         facts = {
-            "arms": [record.to_json() for record in session.records()],
-            "leaked": session.leaked,
+            "arms": [record.to_json() for record in session.runs.records()],
+            "leaked": session.runs.leaked,
             "warnings": list(session.warnings),
             "not_covered": not_covered(session),
         }

@@ -50,3 +50,20 @@ def test_interrupt_while_the_second_engine_starts(parity_project: ParityProject)
     again = parity_project.run("--llm-engines=a,b", "-k", "finish")
     assert again.outcomes == {"passed": 1, "deselected": 3}
     assert again.started == {"a": 0, "b": 1}, "the first engine's capture was kept"
+
+
+def test_sigterm_while_an_engine_starts_that_ignores_the_first(parity_project: ParityProject) -> None:
+    """As CI does to a job that it cancels; vLLM was seen to ignore the first SIGTERM while it loads."""
+    parity_project.small_prompts()
+    parity_project.engine("a", 11)
+    parity_project.engine("b", 12, fault="slow-start:60,ignore-first-sigterm,grandchild")
+    run = parity_project.start("--llm-engines=a,b", "-k", "finish")
+    try:
+        assert parity_project.eventually(lambda: "b: starting" in parity_project.output, 30), parity_project.output
+        assert parity_project.eventually(lambda: len(parity_project.processes()) >= 2, 10)
+        run.terminate()
+        run.wait(timeout=20)
+    finally:
+        run.kill()
+        run.wait()
+    assert parity_project.eventually(lambda: not parity_project.processes(), LEFT_SECONDS)

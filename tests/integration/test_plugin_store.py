@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from typing import TYPE_CHECKING
 
@@ -59,3 +60,20 @@ def test_a_cache_in_which_no_log_can_be_written_is_an_engine_that_cannot_start(p
     assert str(parity_project.cache / "run") in run.output
     assert "Traceback" not in run.output
     assert run.report["verdict"] == "undecided"
+
+
+def test_two_runs_on_one_store_both_finish(parity_project: ParityProject) -> None:
+    parity_project.engine("a", 31)
+    parity_project.engine("b", 32)
+    parity_project.small_prompts()
+    reports = [parity_project.folder / f"report-{i}.json" for i in range(2)]
+    runs = [
+        parity_project.start("--llm-engines=a,b", f"--llm-report={report}", "test_small.py", "-p", "no:cacheprovider")
+        for report in reports
+    ]
+    assert [run.wait(timeout=240) for run in runs] == [0, 0], parity_project.output
+    for report in map(json.loads, (path.read_text() for path in reports)):
+        assert report["verdict"] == "pass"
+        assert report["warnings"] == []
+    again = parity_project.run("--llm-engines=a,b")
+    assert set(again.started.values()) == {0}, "whichever wrote last, the captures are whole"

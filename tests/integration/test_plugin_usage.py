@@ -43,7 +43,7 @@ def test_wrong_engines_models_and_options(parity_project: ParityProject, tmp_pat
         (): ["gate needs engines", "--llm-engines="],
         ("--llm-engines=a",): ["compares two engines", "a"],
         ("--llm-engines=a,nobody",): ["unknown engine 'nobody'", "own-model", "vllm==0.32.0"],
-        ("--llm-engines=a,strange",): ["'strange'", "unknown kind 'llama'", "hf, vllm"],
+        ("--llm-engines=a,strange",): ["'strange'", "unknown kind 'llama'", "hf, openai, vllm, replay"],
         ("--llm-engines=a,no-python",): ["'no-python'", "/missing/bin/python", "no such file"],
         ("--llm-engines=a,no-vllm",): ["'no-vllm'", sys.executable, "does not have vllm", "install"],
         ("--llm-engines=a,own-model",): ["missing-model", "no such folder"],
