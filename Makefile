@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo demo-wrong test unit integration neighbours engines lint bench-operating-characteristic clean
+.PHONY: demo demo-wrong demo-deployed demo-toggles test unit integration neighbours engines lint bench-operating-characteristic clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -18,6 +18,13 @@ demo-wrong: $(STAMP)  ## the same with two wrong candidates; red, report in buil
 	$(BIN)/python examples/wrong_candidates/make_checkpoints.py "$$($(BIN)/llmparity model demo)" build/wrong
 	cd examples/wrong_candidates && ../../$(BIN)/pytest --llm-report=../../build/demo-wrong \
 	  --pyargs pytest_llmparity.gate; test $$? -eq 1
+
+demo-deployed: $(STAMP)  ## rollouts under load and the ways of asking one engine; report in build/demo-deployed
+	cd examples/deployed && ../../$(BIN)/pytest --llm-report=../../build/demo-deployed --pyargs pytest_llmparity.gate
+
+demo-toggles: $(STAMP)  ## one vLLM with features off and on; report in build/demo-toggles
+	cd examples/toggles && ../../$(BIN)/pytest --llm-report=../../build/demo-toggles \
+	  --pyargs pytest_llmparity.gate.test_toggles
 
 test: lint unit integration neighbours engines  ## everything, real engines included
 

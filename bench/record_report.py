@@ -27,7 +27,7 @@ def recorded(report: dict[str, Any], command: str) -> dict[str, Any]:
         "versions": {
             arm["id"]: {
                 name: version
-                for name, version in arm["fingerprint"]["distributions"].items()
+                for name, version in arm["fingerprint"].get("distributions", {}).items()
                 if name in QUOTED_DISTRIBUTIONS
             }
             for arm in report["arms"]
@@ -40,6 +40,7 @@ def recorded(report: dict[str, Any], command: str) -> dict[str, Any]:
         "checks": [
             {key: value for key, value in check.items() if key not in ("rerun", "replay")} for check in report["checks"]
         ],
+        "skipped": report["skipped"],
         "not_covered": report["not_covered"],
     }
 

@@ -59,7 +59,7 @@ def _arm_line(arm: dict[str, Any]) -> str:
         again = f", after it had died {len(arm['restarts'])}x" if arm["restarts"] else ""
         work.append(f"started {arm['starts']}x{again}")
     if arm["attached"]:
-        work.append("attached to a warm engine")
+        work.append("attached, not started")
     if arm["captured"]:
         work.append(f"captured {', '.join(arm['captured'])} in {format_duration(arm['seconds'])}")
     if arm["from_store"]:

@@ -11,6 +11,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,3 +123,12 @@ def wrong_checkpoint(installed: Installed, good_run: Run, tmp_path: Path) -> Pat
         else:
             shutil.copy(file, target / file.name)
     return target
+
+
+def until(condition: Callable[[], object], seconds: float) -> None:
+    """Wait for a condition, or fail."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {seconds} s")
+        time.sleep(0.1)

@@ -7,12 +7,10 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
-import pytest
-from conftest import GATE, Installed, Run
+from conftest import GATE, Installed, Run, until
 
 _MARK = "LLMPARITY_TEST_MARK"
 
@@ -26,11 +24,11 @@ def test_kill_9_of_pytest_leaves_no_vllm(installed: Installed, good_run: Run) ->
     )
     try:
         # Two processes: the API server and the engine core, which outlives a killed API server.
-        _until(lambda: len(_marked(mark)) >= 2, seconds=120)
+        until(lambda: len(_marked(mark)) >= 2, seconds=120)
         pytest_process.send_signal(signal.SIGKILL)
         pytest_process.wait()
         began = time.monotonic()
-        _until(lambda: not _marked(mark), seconds=5)
+        until(lambda: not _marked(mark), seconds=5)
         print(f"gone after {time.monotonic() - began:.1f} s")
     finally:
         pytest_process.kill()
@@ -82,11 +80,3 @@ def _marked(mark: str) -> list[psutil.Process]:
         except psutil.Error:
             continue
     return found
-
-
-def _until(condition: Callable[[], object], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            pytest.fail(f"not within {seconds} s")
-        time.sleep(0.1)
