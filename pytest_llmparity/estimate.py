@@ -18,7 +18,7 @@ def is_stored(session: ParitySession, request: CaptureRequest, source: PromptSou
     """Say whether the store already answers a planned request."""
     if session.settings.fresh or not session.roster.is_set_up(request.arm):
         return False
-    prepared = session.store.get_prepared(session.roster.key(session.roster.reference), session.recipe(source))
+    prepared = session.known_workloads(source)
     if prepared is None:
         return False
     if request.of is None:

@@ -140,10 +140,10 @@ class ParitySession:
     def workloads(self, source: PromptSource) -> PreparedWorkloads:
         """Return the workloads of a source, prepared by the reference's worker if the store has none."""
         if source.digest not in self._prepared:
-            recorded = self._recorded_workloads()
-            if recorded is not None and any(arm.engine.kind != REPLAY for arm in self.roster.arms):
-                recorded = recorded.restored(source)  # engines are sent the messages that a private capture left out
-            self._prepared[source.digest] = recorded or self._stored_workloads(source)
+            known = self.known_workloads(source) or self._prepare(source)
+            if any(arm.engine.kind != REPLAY for arm in self.roster.arms):
+                known = known.restored(source)  # engines are sent the messages that a private capture left out
+            self._prepared[source.digest] = known
         if self._recorded_workloads() is not None and len(self._prepared) > 1:
             raise WorkloadInvalid("a run with recorded captures has their prompts; tests on other prompts need engines")
         return self._prepared[source.digest]
@@ -166,9 +166,11 @@ class ParitySession:
                 )
         return first.workloads
 
-    def _stored_workloads(self, source: PromptSource) -> PreparedWorkloads:
-        stored = self.store.get_prepared(self.roster.key(self.roster.reference), self.recipe(source))
-        return stored or self._prepare(source)
+    def known_workloads(self, source: PromptSource) -> PreparedWorkloads | None:
+        """Return the workloads of a source if they can be had without starting anything."""
+        if (recorded := self._recorded_workloads()) is not None:
+            return recorded
+        return self.store.get_prepared(self.roster.key(self.roster.reference), self.recipe(source))
 
     def capture(self, arm: Arm, source: PromptSource, workload: str, of: Arm | None = None) -> Capture:
         """Return an arm's capture of a workload: from this run, from the store, or made now with all it owes.

@@ -29,6 +29,9 @@ def plan_lines(session: ParitySession, source: PromptSource) -> Iterator[str]:
         stored = [request for request, is_stored in planned if request.arm == arm and is_stored]
         if not due and not stored:
             continue
+        if arm.engine.captures is not None:
+            yield f"plan: {arm.id} (replay): what {arm.engine.captures} holds"
+            continue
         positions = sum(expected_positions(session, request, source) for request in due)
         arm_starts = _starts(arm, due)
         starts, tokens = starts + arm_starts, tokens + positions
@@ -56,6 +59,7 @@ def _arm_line(
         memory = expected_bytes(session, arm)
         starts = _starts(arm, due)
         often = "1 start" if starts == 1 else f"{starts} starts"
+        often = "attached" if arm.engine.url is not None else often
         parts.append(f"{often} for {names}: up to {positions} tokens, {time}, about {memory / 2**30:.1f} GiB")
         if not session.roster.is_set_up(arm):
             parts.append("its environment or model is made first")
@@ -66,5 +70,7 @@ def _arm_line(
 
 def _starts(arm: Arm, due: list[CaptureRequest]) -> int:
     """Return how often an arm starts: once, and once more where it scores what other arms first have to generate."""
+    if arm.engine.url is not None:
+        return 0
     derived = [request for request in due if request.of not in (None, arm)]
     return bool(derived) + (len(derived) < len(due))
