@@ -79,11 +79,10 @@ class Roster:
             ValueError, EngineError: with what was expected.
         """
         for engine in (*self.engines, self.reference.engine):
-            if engine.kind not in _KINDS:
-                raise ValueError(f"engine {engine.name!r}: unknown kind {engine.kind!r}; known: {', '.join(_KINDS)}")
+            _require_reachable(engine)
         for arm in (*self.arms, self.reference):
             if (recorded := self.recorded(arm)) is not None:
-                recorded.workloads, recorded.captures  # noqa: B018  # reading them says what is wrong
+                recorded.captures, recorded.workloads  # noqa: B018  # reading them says what is wrong
             elif arm.model != demo_model_path(self._cache):
                 require_checkpoint_folder(arm.model)
         for engine in self.engines:
@@ -176,6 +175,19 @@ class Roster:
         candidates = [engine for engine in (*self.engines, *self._settings.tables.values()) if engine.kind == "hf"]
         chosen = candidates[0] if candidates else EngineSpec("hf", "hf")
         return replace(chosen, args=("--tokenizer-only",) if named == "none" else ())
+
+
+def _require_reachable(engine: EngineSpec) -> None:
+    if engine.kind not in _KINDS:
+        raise ValueError(f"engine {engine.name!r}: unknown kind {engine.kind!r}; known: {', '.join(_KINDS)}")
+    if engine.kind == REPLAY and engine.captures is None:
+        raise ValueError(f"engine {engine.name!r}: name the folder of captures, as in replay@DIR")
+    if engine.kind == "openai" and engine.url is None:
+        raise ValueError(f"engine {engine.name!r}: name the server that runs, as in openai@http://host:8000/v1")
+    if engine.kind not in ("openai", "vllm") and engine.url is not None:
+        raise ValueError(
+            f"engine {engine.name!r}: kind {engine.kind!r} cannot be attached to; use kind openai for a url"
+        )
 
 
 def _switched(arm: Arm, toggle: Toggle, *, on: bool, length: int) -> Arm:
