@@ -62,7 +62,7 @@ def test_wrong_engines_models_and_options(parity_project: ParityProject, tmp_pat
         ("--llm-margin=-1",): ["--llm-margin", "over 0", "-1"],
         ("--llm-top-k=21",): ["--llm-top-k", "from 5 to 20", "21"],
         ("--llm-run-profile=tiny",): ["--llm-run-profile", "smoke", "release", "'tiny'"],
-        ("--llm-reference=gpt",): ["--llm-reference", "hf or none"],
+        ("--llm-reference=gpt",): ["--llm-reference", "hf, replay@DIR or none"],
         ("--llm-keep=30",): ["--llm-keep", "90s", "'30'"],
     }
     ended = run_all(parity_project, [list(case) for case in expected])
