@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import Installed, Run, until
+from conftest import Installed, until
 
 from pytest_llmparity.engines.ports import reserve_port
 
@@ -41,8 +41,7 @@ def test_chat(llm_engine): assert llm_engine.chat()
 
 
 @pytest.fixture(scope="module")
-def project(installed: Installed, good_run: Run) -> Iterator[Installed]:
-    assert good_run.report  # environments and the demo model are there
+def project(installed: Installed) -> Iterator[Installed]:
     (installed.folder / "pyproject.toml").write_text(SETTINGS)
     (installed.folder / "test_own.py").write_text(TESTS)
     yield installed
