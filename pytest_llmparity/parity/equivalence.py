@@ -156,7 +156,7 @@ def _matched(workload: Workload, alone: Capture, other: Capture) -> list[_Pair]:
 
 def _demand(bits: bool, probe: Sequence[_Pair]) -> _Demand:
     if not bits:
-        return _Demand(False, "bits were not demanded: not both ways were asked one at a time")
+        return _Demand(False, "bits were not demanded: other batches or another path may round otherwise")
     if not probe:
         return _Demand(False, "bits were not demanded: there is no A/A probe")
     differing = sum(not pair.same_bits for pair in probe)
