@@ -198,7 +198,7 @@ class TestBitsNotDemanded:
     def test_a_batch_demands_no_bits_whatever_the_probe_says(self):
         verdict = compared(capture(ALONE), capture(BATCHED, {3: lower(USUAL, 2, 1e-4)}), capture(AGAIN))
         assert verdict.status == "pass"
-        assert "not both ways were asked one at a time" in verdict.why
+        assert "other batches or another path may round otherwise" in verdict.why
         assert verdict.figures["bits_demanded"] is False
 
 
