@@ -97,16 +97,23 @@ def _finish(given: Given) -> Verdict:
 
 def _decode(given: Given) -> Verdict:
     arm = _decoded(given, "candidate", "candidate-forced", "reference")
-    return compare_decode(arm, margin=given.margin, levels=given.levels)
+    return _with_ends(compare_decode(arm, margin=given.margin, levels=given.levels), arm)
 
 
 def _rollout(given: Given) -> Verdict:
-    return compare_rollout(
-        _decoded(given, "baseline", "baseline-forced", "reference"),
-        _decoded(given, "candidate", "candidate-forced", "candidate-reference"),
-        margin=given.margin,
-        levels=given.levels,
-    )
+    baseline = _decoded(given, "baseline", "baseline-forced", "reference")
+    candidate = _decoded(given, "candidate", "candidate-forced", "candidate-reference")
+    verdict = compare_rollout(baseline, candidate, margin=given.margin, levels=given.levels)
+    return _with_ends(verdict, candidate, baseline)
+
+
+def _with_ends(verdict: Verdict, *arms: Decoded) -> Verdict:
+    """Return the verdict, failed where an arm's rollouts end wrongly: text that is not there cannot be far off."""
+    for arm in arms:
+        ends = compare_finish(arm.workload, None, arm.decode)
+        if ends.status == "fail":
+            return replace(verdict, status="fail", why=f"{arm.decode.arm}: {ends.why}", evidence=ends.evidence)
+    return verdict
 
 
 def _decoded(given: Given, decode: str, forced: str, reference: str) -> Decoded:

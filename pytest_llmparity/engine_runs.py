@@ -20,6 +20,7 @@ from .engines.interpreters import InterpreterUnusable
 from .engines.kinds import KINDS
 from .engines.lifecycle import EngineEnded, Lifecycle, RunningEngine
 from .engines.process import EngineDied
+from .engines.toggles import refused
 from .history import Cost, History
 from .options import Settings
 from .plan import REFERENCE
@@ -95,7 +96,9 @@ class EngineRuns:
         """Give an arm up for this run."""
         broken = ArmUnavailable(str(error))
         self._broken[arm.id] = broken
-        self.record(arm).error = str(error)
+        record = self.record(arm)
+        record.error = str(error)
+        record.refused = not record.starts and isinstance(error, EngineEnded) and refused(error.cause or "")
         return broken
 
     def note_restart(self, arm: Arm, error: Exception) -> None:

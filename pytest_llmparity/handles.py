@@ -9,7 +9,6 @@ from dataclasses import replace
 from .arms import Arm, ArmPair, ArmToggle
 from .captures.fingerprint import differences
 from .captures.model import Capture
-from .captures.store import CaptureStore
 from .comparison import ENGINES, PAIRS, Given
 from .plan import ENGINE_CHECKS, PAIR_CHECKS, CaptureRequest, Check, alike_check
 from .session import ParitySession
@@ -255,8 +254,11 @@ class _Asked:
             verdict,
             changed=changed,
             logs=tuple(dict.fromkeys(log for log in logs if log)),
-            replay=replay_line(verdict.check, self._captures, self._rule(verdict.check, given)),
+            replay=replay_line(verdict.check, self._names(), self._rule(verdict.check, given)),
         )
+
+    def _names(self) -> dict[str, str]:
+        return {role: self._session.name_of(self._requests[role], each) for role, each in self._captures.items()}
 
     def _arms_asked(self) -> Sequence[CaptureRequest]:
         return [request for role, request in self._requests.items() if role in ("baseline", "candidate")]
@@ -277,9 +279,9 @@ class _Asked:
         return max(1, self._session.plan.statistical_checks)
 
 
-def replay_line(check: str, captures: Mapping[str, Capture], rule: Sequence[str]) -> str:
-    """Return the command that repeats a check on its captures, without an engine."""
-    names = {role: CaptureStore.name_of(capture) for role, capture in captures.items()}
-    compared = [names.pop(role) for role in ("baseline", "candidate") if role in names]
-    others = [word for role, name in names.items() for word in (f"--{role}", name)]
+def replay_line(check: str, names: Mapping[str, str], rule: Sequence[str]) -> str:
+    """Return the command that repeats a check on its captures, named by role, without an engine."""
+    pair = ("baseline", "candidate")
+    compared = [names[role] for role in pair if role in names]
+    others = [word for role, name in names.items() if role not in pair for word in (f"--{role}", name)]
     return shlex.join(["llmparity", "compare", *compared, "--check", check, *others, *rule])

@@ -25,6 +25,8 @@ class ArmRecord:
     command: str = ""
     log: str = ""
     error: str = ""
+    refused: bool = False
+    """It ended at its start and named as the cause that it cannot do what it was asked for."""
     lacking: str = ""
     """What a server that we were attached to cannot do, and why."""
 

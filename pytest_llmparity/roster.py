@@ -80,9 +80,15 @@ class Roster:
         """
         for engine in (*self.engines, self.reference.engine):
             _require_reachable(engine)
+        found: set[str] = set()
         for arm in (*self.arms, self.reference):
             if (recorded := self.recorded(arm)) is not None:
                 recorded.captures, recorded.workloads  # noqa: B018  # reading them says what is wrong
+                found.add(recorded.workloads.digest)
+                if len(found) > 1:
+                    raise ValueError(
+                        f"{recorded.folder}: its captures answer other prompts than those of another replay@"
+                    )
             elif arm.model != demo_model_path(self._cache):
                 require_checkpoint_folder(arm.model)
         for engine in self.engines:
@@ -114,7 +120,10 @@ class Roster:
         path = arm.model
         if path not in self._checkpoints:
             if path == demo_model_path(self._cache) and not path.is_dir():
-                ensure_demo_model(self._cache, self.interpreter(self.reference).python, self._say)
+                maker = self.reference.engine if self.reference.engine.is_started else EngineSpec("hf", "hf")
+                interpreter = self.finder.find(maker, create=True)
+                assert interpreter is not None
+                ensure_demo_model(self._cache, interpreter.python, self._say)
             self._checkpoints[path] = read_checkpoint(path, self._cache / "weights-digests.json", self._warn)
         return self._checkpoints[path]
 

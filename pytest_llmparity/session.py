@@ -19,7 +19,6 @@ from .engine_runs import SETUP_ERRORS, ArmUnavailable, EngineLost, EngineRuns
 from .engines.base import AbilityMissing, EngineError
 from .engines.hf import HfClient
 from .engines.lifecycle import Lifecycle, RunningEngine
-from .engines.toggles import refused
 from .history import History
 from .options import Settings
 from .plan import REFERENCE, ROLLOUT, CaptureRequest, Check, Plan
@@ -110,13 +109,17 @@ class ParitySession:
         if deployed and not self._runs_deployed:
             reason = f"run profile {self.settings.run_profile!r} leaves the deployed profile out; ci and release run it"
             return NotApplicable(reason, required=False)
-        for arm in filter(None, (baseline, candidate)):
+        sides = {"baseline": baseline, "candidate": candidate}
+        for side, arm in sides.items():
+            if arm is None:
+                continue
             if (recorded := self.roster.recorded(arm)) is not None:
                 held = {capture.workload for capture in recorded.captures}
-                absent = sorted({take.workload for take in check.takes if take.side != REFERENCE} - held)
+                takes = [take for take in check.takes if self.has_reference or not take.yardstick]
+                absent = sorted({take.workload for take in takes if take.side == side} - held)
                 if absent:
                     reason = f"{arm.id}: {recorded.folder} holds no capture of {', '.join(absent)}"
-                    return NotApplicable(reason, required=not deployed)
+                    return NotApplicable(reason, required=_BASIC.issuperset(check.needs))
             elif lacking := [need for need in check.needs if need not in self.runs.abilities(arm)]:
                 reason = f"{arm.id}: an engine of kind {arm.engine.kind!r} cannot {', '.join(lacking)}"
                 return NotApplicable(reason, required=bool(_BASIC.intersection(lacking)))
@@ -125,7 +128,7 @@ class ParitySession:
     def refusal(self, arm: Arm) -> str | None:
         """Return what an engine said that ended at its start because it cannot do what it was asked for."""
         record = self.runs.record(arm)
-        return record.error if record.error and not record.starts and refused(record.error) else None
+        return record.error if record.refused else None
 
     @property
     def _runs_deployed(self) -> bool:
@@ -226,6 +229,11 @@ class ParitySession:
             return prepared.named(request.workload)
         return forced_rollout(prepared.rollout, self.capture(request.of, source, ROLLOUT))
 
+    def name_of(self, request: CaptureRequest, capture: Capture) -> str:
+        """Return the name under which `llmparity compare` finds a capture: in the store, or the file of a recording."""
+        recorded = self.roster.recorded(request.arm)
+        return CaptureStore.name_of(capture) if recorded is None else str(recorded.path_of(capture))
+
     def forced_ids(self) -> tuple[int, int] | None:
         """Return (distinct token ids forced in this run, size of the vocabulary); None if nothing was prepared."""
         if not self._prepared:
@@ -265,7 +273,7 @@ class ParitySession:
         assert request.of is not None
         try:
             self.capture(request.of, source, ROLLOUT)
-        except ArmUnavailable:
+        except EngineError:
             return False
         return True
 
@@ -284,6 +292,9 @@ class ParitySession:
         with self.runs.use(arm, self.workloads(source).vocabulary) as engine:
             made = []
             while missing:
+                if missing[0].of == arm and self.request(arm, source, ROLLOUT) not in self._captures:
+                    missing.pop(0)  # a server that cannot generate has no tokens to score
+                    continue
                 workload = self.workload(missing[0], source)
                 if workload.asks_for in self.runs.abilities(arm):
                     made.append(self._made(engine, missing[0], workload))

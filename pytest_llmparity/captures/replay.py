@@ -34,10 +34,18 @@ class RecordedCaptures:
         """
         if not self.folder.is_dir():
             raise CaptureUnreadable(f"{self.folder}: no such folder of captures; `llmparity capture -o` writes one")
-        found = tuple(read_capture(path) for path in sorted(self.folder.glob("*.npz")))
-        if not found:
+        if not self._files:
             raise CaptureUnreadable(f"{self.folder}: no capture (*.npz) in it; `llmparity capture -o` writes them")
-        return found
+        return tuple(self._files.values())
+
+    @cached_property
+    def _files(self) -> Mapping[Path, Capture]:
+        return {path: read_capture(path) for path in sorted(self.folder.glob("*.npz"))}
+
+    def path_of(self, capture: Capture) -> Path:
+        """Return the file of a capture that `find` returned."""
+        same = (path for path, held in self._files.items() if held.arrays is capture.arrays)
+        return next(same)
 
     def find(self, workload_digest: str, profile: Profile) -> Capture | None:
         """Return the capture that answers a workload; of the profile, unless that was captured in one way only."""

@@ -146,7 +146,7 @@ def _copy(
 ) -> None:
     for request, capture in captures.items():
         other = "" if request.of in (None, request.arm) else f"-of-{request.of.id}"
-        profile = "deployed-" if request.arm.id.endswith("-deployed") else ""
+        profile = "deployed-" if request.arm.profile == "deployed" and not request.arm.fixed else ""
         write_capture(capture, folder / f"{profile}{capture.workload}{other}.npz")
     write_text(folder / WORKLOADS_FILE, json.dumps(session.workloads(source).to_json(), ensure_ascii=False))
 

@@ -142,6 +142,13 @@ def _require_fitting(check: str, candidate: Capture, roles: Collection[str]) -> 
             f"--check {check}: not for captures of {candidate.workload!r} (kind {candidate.kind}); these are compared "
             f"by {fitting}"
         )
+    workloads = {take.workload for take in takes if take.role == "candidate"}
+    workloads |= {"in-context-warm"} if check == "alike" else set()
+    if check in (*_OF_ONE_ARM, "alike") and candidate.workload not in workloads:
+        wanted = " or ".join(sorted(workloads))
+        raise OptionError(
+            f"--check {check}: takes a capture of {wanted}, {candidate.arm} answered {candidate.workload}"
+        )
     by_reference = [take.role for take in takes if take.yardstick or take.side == REFERENCE]
     missing = [take.role for take in takes if take.role not in by_reference and take.role not in roles]
     if missing:

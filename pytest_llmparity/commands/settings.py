@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..arms import Arm, resolve_engine
+from ..arms import REPLAY, Arm, resolve_engine
 from ..engines.kinds import KINDS
 from ..options import OPTIONS, Option, OptionError, Settings, load_settings
 from ..plan import REFERENCE
@@ -87,4 +87,4 @@ def open_arms(settings: Settings, engines: Sequence[str]) -> tuple[ParitySession
 
 
 def _is_hf(entry: str, settings: Settings) -> bool:
-    return resolve_engine(entry, settings.tables, list(KINDS)).kind == "hf"
+    return resolve_engine(entry, settings.tables, (*KINDS, REPLAY)).kind == "hf"

@@ -62,13 +62,20 @@ def make_attached_key(arm: Arm, checkpoint: Checkpoint, run: str | None) -> Laun
     `run` makes it a key of one run alone; None is for a server whose user says that it stays what it is. The
     checkpoint is what the user says is served there.
     """
-    url = Secrets.of_engine(arm.engine).redact(str(arm.engine.url))  # else its digest would change with the password
+    secrets = Secrets.of_engine(arm.engine)
+    url = secrets.redact(str(arm.engine.url))  # else its digest would change with the password
     place = hashlib.sha256(url.encode()).hexdigest()[:16]
     fields: dict[str, Any] = {
         "kind": arm.engine.kind,
         "profile": arm.profile,
         "dtype": arm.variant.dtype,
         "server": place,
+        "arguments": list(secrets.redact_words(arm.engine.args)),
+        "headers": {
+            name: hashlib.sha256(value.encode()).hexdigest()[:16]
+            for name, value in sorted(arm.engine.headers.items())
+            if not is_secret_name(name) and name.lower() not in ("authorization", "cookie")
+        },
         "checkpoint": checkpoint.identity(),
     }
     return LaunchKey(fields if run is None else {**fields, "run": run})

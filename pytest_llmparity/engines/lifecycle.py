@@ -37,7 +37,9 @@ class EngineFailed(EngineError):
 
 
 class EngineEnded(EngineFailed):
-    """An engine that ended by itself."""
+    """An engine that ended by itself; `cause` is the root cause its log names, None where it names none."""
+
+    cause: str | None = None
 
 
 class InterpreterMissing(EngineError):
@@ -342,4 +344,6 @@ def _died(arm: Arm, kind: EngineKind, returncode: int, log: Path) -> EngineEnded
     lines = [f"{arm.id}: the engine ended by itself ({how})"]
     lines += [f"  that means: {meaning}"] if meaning else []
     lines += [f"  root cause: {cause}", f"  log: {log}"]
-    return EngineEnded("\n".join(lines))
+    ended = EngineEnded("\n".join(lines))
+    ended.cause = root_cause(log)
+    return ended

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ..items import with_verdicts
+from ..items import GATE, with_verdicts
 from ..options import Settings
 from ..secrets import Secrets
 
@@ -186,7 +186,12 @@ class RunReport:
         return [entry for entry in self.skipped if entry["required"]]
 
     def _red_without_a_test(self) -> bool:
-        return bool(self.leaked or self._required_skips())
+        return bool(self.leaked or self._required_skips() or self._compared_nothing())
+
+    def _compared_nothing(self) -> bool:
+        """Say whether the gate ran with engines and every test of it was skipped: a green would have seen nothing."""
+        gate = any(entry["id"].startswith(GATE) for entry in self.skipped)
+        return gate and bool(self._settings.engines) and not self.verdicts and not self._settings.plan
 
 
 def _is_red(entry: dict[str, Any]) -> bool:

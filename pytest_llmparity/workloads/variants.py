@@ -29,8 +29,9 @@ def again(workload: Workload) -> Workload:
 
 def batched(workload: Workload, in_flight: int = BATCH) -> Workload:
     """Return the same questions, `in_flight` of them at a time."""
-    stages = (Stage(len(workload.prompts), in_flight),) if workload.prompts else ()
-    return replace(workload, name=f"{workload.name}-batched", stages=stages)
+    prompts = workload.prompts if len(workload.prompts) > 1 else ()  # one prompt alone is no batch
+    stages = (Stage(len(prompts), in_flight),) if prompts else ()
+    return replace(workload, name=f"{workload.name}-batched", prompts=prompts, stages=stages)
 
 
 def streamed(workload: Workload) -> Workload:
@@ -61,6 +62,8 @@ def neighbours(workload: Workload, long: Sequence[Prompt]) -> Workload:
             ("last", [*company, needle]),
             ("among-long", [*among[:half], needle, *among[half:]]),
         ):
+            if len(group) == 1:  # no company
+                continue
             prompts += [_at(place, needle, prompt) for prompt in group]
             stages.append(Stage(len(group), len(group)))
     return replace(workload, name=f"{workload.name}-neighbours", prompts=tuple(prompts), stages=tuple(stages))

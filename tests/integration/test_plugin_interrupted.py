@@ -41,7 +41,7 @@ def test_interrupt_while_the_second_engine_starts(parity_project: ParityProject)
         assert parity_project.eventually(lambda: "b: starting" in parity_project.output, 30), parity_project.output
         assert parity_project.eventually(lambda: len(parity_project.processes()) >= 2, 10)
         run.send_signal(signal.SIGINT)
-        assert run.wait(timeout=20) == INTERRUPTED
+        assert run.wait(timeout=60) == INTERRUPTED
     finally:
         run.kill()
         run.wait()
@@ -62,7 +62,7 @@ def test_sigterm_while_an_engine_starts_that_ignores_the_first(parity_project: P
         assert parity_project.eventually(lambda: "b: starting" in parity_project.output, 30), parity_project.output
         assert parity_project.eventually(lambda: len(parity_project.processes()) >= 2, 10)
         run.terminate()
-        run.wait(timeout=20)
+        run.wait(timeout=60)
     finally:
         run.kill()
         run.wait()
