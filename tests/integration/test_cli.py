@@ -213,7 +213,7 @@ def test_what_cannot_be_compared_is_a_usage_error(
         (["old.npz"], "--check forced_kl: give BASELINE and CANDIDATE"),
         (
             ["old-greedy.npz", "--check", "decode"],
-            "takes a capture of rollout, this one answers greedy",
+            "takes a capture of rollout, old answered greedy",
         ),
     ],
 )
