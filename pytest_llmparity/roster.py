@@ -20,6 +20,7 @@ from .arms import (
     require_distinct,
     resolve_engine,
 )
+from .captures.format import CaptureUnreadable
 from .captures.replay import RecordedCaptures
 from .demo_model import demo_model_path, ensure_demo_model
 from .engines.base import Interpreter
@@ -36,6 +37,7 @@ from .engines.launch_key import LaunchKey, make_attached_key, make_launch_key
 from .engines.lifecycle import InterpreterFinder
 from .engines.toggles import TOGGLES, Toggle, toggled_arguments
 from .options import DEMO, Settings
+from .workloads.prepare import PreparedWorkloads
 
 _KINDS = tuple(dict.fromkeys((*KINDS, REPLAY)))
 # Of the demo model, which may not be there yet.
@@ -80,17 +82,12 @@ class Roster:
         """
         for engine in (*self.engines, self.reference.engine):
             _require_reachable(engine)
-        found: set[str] = set()
         for arm in (*self.arms, self.reference):
             if (recorded := self.recorded(arm)) is not None:
-                recorded.captures, recorded.workloads  # noqa: B018  # reading them says what is wrong
-                found.add(recorded.workloads.digest)
-                if len(found) > 1:
-                    raise ValueError(
-                        f"{recorded.folder}: its captures answer other prompts than those of another replay@"
-                    )
+                recorded.captures  # noqa: B018  # reading them says what is wrong
             elif arm.model != demo_model_path(self._cache):
                 require_checkpoint_folder(arm.model)
+        self.recorded_workloads()
         for engine in self.engines:
             if engine.is_started:
                 self.finder.find(engine, create=False)
@@ -101,6 +98,24 @@ class Roster:
         if folder is None:
             return None
         return self._recorded.setdefault(folder, RecordedCaptures(Path(folder)))
+
+    def recorded_workloads(self) -> PreparedWorkloads | None:
+        """Return the workloads that recorded captures answer; None if this run has none.
+
+        Raises:
+            CaptureUnreadable: when two recordings answer different workloads.
+        """
+        recordings = [found for arm in self.all if (found := self.recorded(arm)) is not None]
+        if not recordings:
+            return None
+        first = recordings[0]
+        for other in recordings[1:]:
+            if other.workloads.digest != first.workloads.digest:
+                raise CaptureUnreadable(
+                    f"{first.folder} and {other.folder} answer different prompts, run profiles or top-k; capture both "
+                    "with the same model and options, in one `llmparity capture A B reference -o DIR`"
+                )
+        return first.workloads
 
     def key(self, arm: Arm) -> LaunchKey:
         """Return an arm's launch key; makes its managed environment and the demo model if they are missing."""

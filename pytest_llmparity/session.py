@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .arms import REPLAY, Arm, in_profile
-from .captures.format import CaptureUnreadable
 from .captures.model import Capture
 from .captures.store import CaptureStore
 from .engine_runs import SETUP_ERRORS, ArmUnavailable, EngineLost, EngineRuns
@@ -132,7 +131,7 @@ class ParitySession:
 
     @property
     def _runs_deployed(self) -> bool:
-        if (recorded := self._recorded_workloads()) is not None:
+        if (recorded := self.roster.recorded_workloads()) is not None:
             return bool(recorded.rollout.prompts)
         return self.settings.sizes.deployed
 
@@ -147,31 +146,13 @@ class ParitySession:
             if any(arm.engine.kind != REPLAY for arm in self.roster.arms):
                 known = known.restored(source)  # engines are sent the messages that a private capture left out
             self._prepared[source.digest] = known
-        if self._recorded_workloads() is not None and len(self._prepared) > 1:
+        if self.roster.recorded_workloads() is not None and len(self._prepared) > 1:
             raise WorkloadInvalid("a run with recorded captures has their prompts; tests on other prompts need engines")
         return self._prepared[source.digest]
 
-    def _recorded_workloads(self) -> PreparedWorkloads | None:
-        """Return the workloads that recorded captures answer; None if this run has none.
-
-        Raises:
-            CaptureUnreadable: when two recordings answer different workloads.
-        """
-        recordings = [found for arm in self.roster.all if (found := self.roster.recorded(arm)) is not None]
-        if not recordings:
-            return None
-        first = recordings[0]
-        for other in recordings[1:]:
-            if other.workloads.digest != first.workloads.digest:
-                raise CaptureUnreadable(
-                    f"{first.folder} and {other.folder} answer different prompts, run profiles or top-k; capture both "
-                    "with the same model and options, in one `llmparity capture A B reference -o DIR`"
-                )
-        return first.workloads
-
     def known_workloads(self, source: PromptSource) -> PreparedWorkloads | None:
         """Return the workloads of a source if they can be had without starting anything."""
-        if (recorded := self._recorded_workloads()) is not None:
+        if (recorded := self.roster.recorded_workloads()) is not None:
             return recorded
         return self.store.get_prepared(self.roster.key(self.roster.reference), self.recipe(source))
 

@@ -36,16 +36,7 @@ def test_interrupt_while_the_second_engine_starts(parity_project: ParityProject)
     parity_project.small_prompts()
     parity_project.engine("a", 11)
     parity_project.engine("b", 12, fault="slow-start:60,grandchild")
-    run = parity_project.start("--llm-engines=a,b", "-k", "finish")
-    try:
-        assert parity_project.eventually(lambda: "b: starting" in parity_project.output, 30), parity_project.output
-        assert parity_project.eventually(lambda: len(parity_project.processes()) >= 2, 10)
-        run.send_signal(signal.SIGINT)
-        assert run.wait(timeout=60) == INTERRUPTED
-    finally:
-        run.kill()
-        run.wait()
-    assert parity_project.eventually(lambda: not parity_project.processes(), LEFT_SECONDS)
+    assert _code_when_signalled(parity_project, signal.SIGINT) == INTERRUPTED
     parity_project.engine("b", 12)
     again = parity_project.run("--llm-engines=a,b", "-k", "finish")
     assert again.outcomes == {"passed": 1, "deselected": 3}
@@ -57,13 +48,19 @@ def test_sigterm_while_an_engine_starts_that_ignores_the_first(parity_project: P
     parity_project.small_prompts()
     parity_project.engine("a", 11)
     parity_project.engine("b", 12, fault="slow-start:60,ignore-first-sigterm,grandchild")
-    run = parity_project.start("--llm-engines=a,b", "-k", "finish")
+    _code_when_signalled(parity_project, signal.SIGTERM)
+
+
+def _code_when_signalled(project: ParityProject, signum: int) -> int:
+    """Signal pytest while `b` starts; return its exit code after seeing that nothing of the engines is left."""
+    run = project.start("--llm-engines=a,b", "-k", "finish")
     try:
-        assert parity_project.eventually(lambda: "b: starting" in parity_project.output, 30), parity_project.output
-        assert parity_project.eventually(lambda: len(parity_project.processes()) >= 2, 10)
-        run.terminate()
-        run.wait(timeout=60)
+        assert project.eventually(lambda: "b: starting" in project.output, 30), project.output
+        assert project.eventually(lambda: len(project.processes()) >= 2, 10)
+        run.send_signal(signum)
+        code = run.wait(timeout=20)
     finally:
         run.kill()
         run.wait()
-    assert parity_project.eventually(lambda: not parity_project.processes(), LEFT_SECONDS)
+    assert project.eventually(lambda: not project.processes(), LEFT_SECONDS)
+    return code
