@@ -114,7 +114,8 @@ class ArmPair:
 class ArmToggle:
     """One engine with a feature switched `off` and `on`, each an arm; `lacking` says why it cannot be had here.
 
-    A `warm` feature shows in prompts that were asked before. `counter` is what the engine counts while it works.
+    A `warm` feature shows in prompts that were asked before. `setting` is what the engine tells of itself that must
+    differ between the two; `counter` is what it counts while the feature works.
     """
 
     name: str
@@ -122,6 +123,7 @@ class ArmToggle:
     on: Arm
     lacking: str | None = None
     warm: bool = False
+    setting: str = ""
     counter: str | None = None
 
     @property

@@ -27,7 +27,6 @@ from .plan import REFERENCE
 from .records import ArmRecord
 from .roster import Roster
 from .workloads.model import Workload
-from .workloads.sources import WorkloadInvalid
 from .workloads.vocabulary import Vocabulary
 
 _PROGRESS_SECONDS = 10.0
@@ -37,7 +36,6 @@ SETUP_ERRORS = (
     DemoModelFailed,
     CheckpointError,
     InterpreterUnusable,
-    WorkloadInvalid,
     CaptureUnreadable,
 )
 """What can go wrong before an engine is launched."""
@@ -214,7 +212,7 @@ class EngineInUse:
         assert self._engine is not None
         explained = self._runs.explain(self._engine, error) if isinstance(error, EngineError) else None
         self._runs.finish(self._engine, self._began)
-        if isinstance(error, SETUP_ERRORS):  # such as ids that the vocabulary does not have
+        if isinstance(error, SETUP_ERRORS):
             raise self._runs.fail(self._arm, error) from error
         if isinstance(explained, EngineEnded) and not self._runs.record(self._arm).restarts:
             raise EngineLost(str(explained)) from error

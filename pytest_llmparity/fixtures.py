@@ -121,19 +121,19 @@ def _prepare(run: Run, item: pytest.Function, source: PromptSource) -> None:
     """Make the item's captures; an engine that fails is an error of the setup, told without a traceback."""
     from .engines.base import EngineError
 
-    _skip_what_cannot_be_done(run, item)
+    _skip_what_cannot_be_done(run, item, source)
     reason = None
     try:
         run.prepare(item, source)
     except EngineError as error:
         reason = str(error)
-    _skip_what_cannot_be_done(run, item)  # a server somebody else started was asked only now
+    _skip_what_cannot_be_done(run, item, source)  # a server somebody else started was asked only now
     if reason is not None:
         pytest.fail(reason, pytrace=False)  # outside of `except`: else pytest tells the reason again for each cause
 
 
-def _skip_what_cannot_be_done(run: Run, item: pytest.Function) -> None:
-    lacking = run.why_not(item)
+def _skip_what_cannot_be_done(run: Run, item: pytest.Function, source: PromptSource) -> None:
+    lacking = run.why_not(item, source)
     if lacking is not None and lacking.required:
         pytest.skip(lacking.reason)
     if lacking is not None:

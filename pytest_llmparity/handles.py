@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from .arms import Arm, ArmPair, ArmToggle
 from .captures.fingerprint import differences
@@ -179,7 +180,7 @@ class ToggledEngine:
         asked = _Asked(self._session, self._source, alike_check(toggle), toggle.on, toggle.off)
         given = asked.given(SAME_BUILD)
         verdict = asked.finished(ENGINES["alike"](given), given)
-        return self._record(with_activity(verdict, toggle, given.captures["candidate"]))
+        return self._record(with_activity(verdict, toggle, given.captures["baseline"], given.captures["candidate"]))
 
 
 class Reference:
@@ -207,20 +208,38 @@ def default_margin(session: ParitySession, pair: ArmPair) -> float:
     return SAME_BUILD if keys[0].digest == keys[1].digest else UPGRADE
 
 
-def with_activity(verdict: Verdict, toggle: ArmToggle, on: Capture) -> Verdict:
-    """Return the verdict with what the engine counted while the feature was on; idle, it proves nothing."""
+def with_activity(verdict: Verdict, toggle: ArmToggle, off: Capture, on: Capture) -> Verdict:
+    """Return the verdict with what proves that the feature was off, then on; without such proof it proves nothing."""
+    told_off, told_on = (_told(capture).get(toggle.setting) for capture in (off, on))
+    if told_off is None or told_off == told_on:
+        said = "does not say" if told_off is None else f"says {told_off} in both starts"
+        return _nothing_tried(verdict, f"of {toggle.name} the engine {said} ({toggle.setting} in its log)")
+    told = f"{toggle.setting} {told_off} / {told_on}"
+    figures = {**verdict.figures, "setting": {"off": told_off, "on": told_on}}
+    verdict = replace(verdict, measured=f"{verdict.measured}; {told}", figures=figures)
     if toggle.counter is None:
         return verdict
     counted = {name: value for name, value in on.fingerprint.get("counters", {}).items() if value}
     if not counted.get(toggle.counter):
-        why = f"{toggle.name} was on, but the engine's counter {toggle.counter} did not move: nothing was tried"
-        return verdict if verdict.status == "fail" else replace(verdict, status="undecided", why=why)
+        return _nothing_tried(verdict, f"{toggle.name} was on, but the engine's counter {toggle.counter} did not move")
     words = ", ".join(f"{name} {value:.0f}" for name, value in sorted(counted.items()))
     if drafts := counted.get("spec_decode_num_drafts"):
         accepted = counted.get("spec_decode_num_accepted_tokens", 0.0)
         words += f"; acceptance length {1 + accepted / drafts:.2f} tokens a draft"
         counted["acceptance_length"] = round(1 + accepted / drafts, 4)
     return replace(verdict, measured=f"{verdict.measured}; {words}", figures={**verdict.figures, "counters": counted})
+
+
+def _told(capture: Capture) -> Mapping[str, Any]:
+    """Return the settings that an engine told in its log."""
+    found: Mapping[str, Any] = capture.fingerprint.get("facts", {}).get("settings", {})
+    return found
+
+
+def _nothing_tried(verdict: Verdict, why: str) -> Verdict:
+    if verdict.status == "fail":
+        return verdict
+    return replace(verdict, status="undecided", why=f"{why}: nothing was tried")
 
 
 def rollout_margin(session: ParitySession, pair: ArmPair) -> float:

@@ -37,6 +37,7 @@ from .engines.launch_key import LaunchKey, make_attached_key, make_launch_key
 from .engines.lifecycle import InterpreterFinder
 from .engines.toggles import TOGGLES, Toggle, toggled_arguments
 from .options import DEMO, Settings
+from .plan import REFERENCE
 from .workloads.prepare import PreparedWorkloads
 
 _KINDS = tuple(dict.fromkeys((*KINDS, REPLAY)))
@@ -155,13 +156,14 @@ class Roster:
         return found and (arm.engine.kind == REPLAY or arm.model.is_dir())
 
     def draw(self, arm: Arm, next_draw: Callable[[LaunchKey], int]) -> int:
-        """Return the draw of an arm; arms with one launch key (A/A twins, fp32 `hf` and the reference) share none.
+        """Return the draw of an arm; engines with one launch key (A/A twins, fp32 `hf` and the reference) share none.
 
+        One engine's own arms may share captures: with a feature switched off that is off anyway, it is as it was.
         `next_draw` tells the lowest draw that no capture of a key has, for `--llm-fresh`.
         """
         digest = self.key(arm).digest
-        before = self.all[: self.all.index(arm)]
-        twins = sum(self.is_set_up(other) and self.key(other).digest == digest for other in before)
+        others = [other for other in self.all[: self.all.index(arm)] if _engine_of(other) != _engine_of(arm)]
+        twins = len({_engine_of(each) for each in others if self.is_set_up(each) and self.key(each).digest == digest})
         if not self._settings.fresh:
             return twins
         if digest not in self._fresh_draws:
@@ -177,7 +179,7 @@ class Roster:
             return ArmToggle(name, off, on, f"{arm.id}: {lacking}")
         length = longest_context(arm.model) if arm.model.is_dir() else _USUAL_CONTEXT
         off, on = (_switched(each, toggle, on=each is on, length=length) for each in (off, on))
-        return ArmToggle(name, off, on, warm=toggle.warm, counter=toggle.counter)
+        return ArmToggle(name, off, on, warm=toggle.warm, setting=toggle.setting, counter=toggle.counter)
 
     def _variant(self, reference: EngineSpec) -> Variant:
         model = self._settings.model
@@ -212,6 +214,11 @@ def _require_reachable(engine: EngineSpec) -> None:
         raise ValueError(
             f"engine {engine.name!r}: kind {engine.kind!r} cannot be attached to; use kind openai for a url"
         )
+
+
+def _engine_of(arm: Arm) -> tuple[bool, str]:
+    """Return what an arm shares with the arms of the same engine; the reference is nobody's."""
+    return arm.id == REFERENCE, arm.engine.name
 
 
 def _switched(arm: Arm, toggle: Toggle, *, on: bool, length: int) -> Arm:

@@ -97,7 +97,7 @@ class Run:
             ArmUnavailable: when an arm cannot be started or broke.
         """
         for check, candidate, baseline in self._asked(item):
-            if self.session.why_not(check, candidate, baseline) is None:
+            if self.session.why_not(check, source, candidate, baseline) is None:
                 self.session.collect(check, source, candidate, baseline)
 
     def print_plan(self) -> None:
@@ -121,12 +121,13 @@ class Run:
         if isinstance(report, RunReport):
             report.take_session(self.session)
 
-    def why_not(self, item: pytest.Function) -> NotApplicable | None:
-        """Return why a check that an item calls cannot be made; None if all can."""
+    def why_not(self, item: pytest.Function, source: PromptSource) -> NotApplicable | None:
+        """Return why a check that an item calls cannot be made on these prompts; None if all can."""
         _, _, toggle = _parameters(item)
         if toggle is not None and (refusal := self.session.refusal(toggle.on)) is not None:
             return NotApplicable(refusal, required=False)
-        reasons = (self.session.why_not(check, candidate, baseline) for check, candidate, baseline in self._asked(item))
+        asked = self._asked(item)
+        reasons = (self.session.why_not(check, source, candidate, baseline) for check, candidate, baseline in asked)
         return next(filter(None, reasons), None)
 
     def _declare_item(self, item: pytest.Function, source: PromptSource) -> None:

@@ -66,6 +66,7 @@ class ParitySession:
         )
         self._captures: dict[CaptureRequest, Capture] = {}
         self._prepared: dict[str, PreparedWorkloads] = {}
+        self._invalid: dict[str, WorkloadInvalid] = {}
 
     def warn(self, line: str) -> None:
         """Say something that does not change a verdict, now and in the report, once."""
@@ -80,7 +81,7 @@ class ParitySession:
 
     def declare(self, check: Check, source: PromptSource, candidate: Arm, baseline: Arm | None = None) -> None:
         """Declare what one check needs, so that each arm answers all it owes in one start."""
-        if self.why_not(check, candidate, baseline) is None:
+        if self.why_not(check, source, candidate, baseline) is None:
             self.plan.add(self.requests(check, source, candidate, baseline).values())
             self.plan.statistical_checks += check.statistical
 
@@ -102,12 +103,16 @@ class ParitySession:
         """Return the request for a workload of an arm in this run's draw."""
         return CaptureRequest(arm, source.digest, workload, (of or arm) if workload == FORCED_ROLLOUT else None)
 
-    def why_not(self, check: Check, candidate: Arm, baseline: Arm | None = None) -> NotApplicable | None:
-        """Return why a check cannot be made: what an engine lacks, or the run profile leaves out; None if it can."""
+    def why_not(
+        self, check: Check, source: PromptSource, candidate: Arm, baseline: Arm | None = None
+    ) -> NotApplicable | None:
+        """Return why a check cannot be made: what engine or prompts lack, or the run profile leaves out; else None."""
         deployed = any(take.profile == "deployed" for take in check.takes)
         if deployed and not self._runs_deployed:
             reason = f"run profile {self.settings.run_profile!r} leaves the deployed profile out; ci and release run it"
             return NotApplicable(reason, required=False)
+        if "chat" in check.needs and all(chat.messages is None for chat in source.chats):
+            return NotApplicable("the prompts have no messages that could be sent as a chat", required=False)
         sides = {"baseline": baseline, "candidate": candidate}
         for side, arm in sides.items():
             if arm is None:
@@ -140,7 +145,14 @@ class ParitySession:
         return Recipe(source, self.settings.sizes, self.settings.top_k, sampled=self.has_reference)
 
     def workloads(self, source: PromptSource) -> PreparedWorkloads:
-        """Return the workloads of a source, prepared by the reference's worker if the store has none."""
+        """Return the workloads of a source, prepared by the reference's worker if the store has none.
+
+        Raises:
+            WorkloadInvalid: for prompts that the model or this run cannot take.
+            ArmUnavailable: when the reference cannot prepare them.
+        """
+        if (invalid := self._invalid.get(source.digest)) is not None:
+            raise invalid
         if source.digest not in self._prepared:
             known = self.known_workloads(source) or self._prepare(source)
             if any(arm.engine.kind != REPLAY for arm in self.roster.arms):
@@ -175,6 +187,8 @@ class ParitySession:
                 raise broken
             try:
                 self._carry_out(arm, source, derived=request.of not in (None, arm))
+            except WorkloadInvalid as error:  # the prompts are at fault, not the arm
+                raise ArmUnavailable(str(error)) from error
             except SETUP_ERRORS as error:
                 raise self.runs.fail(arm, error) from error
         if request not in self._captures:
@@ -308,7 +322,11 @@ class ParitySession:
         key, recipe = self.roster.key(self.roster.reference), self.recipe(source)
         with self.runs.use(self.roster.reference) as engine:
             assert isinstance(engine.client, HfClient)
-            prepared = prepare(recipe, engine.client, lambda line: self.say(f"{REFERENCE}: {line}"))
+            try:
+                prepared = prepare(recipe, engine.client, lambda line: self.say(f"{REFERENCE}: {line}"))
+            except WorkloadInvalid as error:
+                self._invalid[source.digest] = error
+                raise
             self.runs.keep(lambda: self.store.put_prepared(key, recipe, prepared))
             planned = self.plan.of(self.roster.reference, source.digest)
             due = [request for request in planned if request.of is None and request not in self._captures]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..arms import Profile
+from ..engines.kinds import KINDS
 from ..workloads.prepare import PreparedWorkloads
 from .format import CaptureUnreadable, read_capture
 from .model import Capture
@@ -48,9 +49,9 @@ class RecordedCaptures:
         return next(same)
 
     def find(self, workload_digest: str, profile: Profile) -> Capture | None:
-        """Return the capture that answers a workload; of the profile, unless that was captured in one way only."""
+        """Return the capture that answers a workload; of the profile, where the engine runs in more than one."""
         fitting = [capture for capture in self.captures if capture.workload_digest == workload_digest]
-        return next((capture for capture in fitting if _profile(capture) == profile), next(iter(fitting), None))
+        return next((each for each in fitting if _profile(each) == profile or _runs_in_one_way(each)), None)
 
     @cached_property
     def workloads(self) -> PreparedWorkloads:
@@ -71,6 +72,11 @@ class RecordedCaptures:
         """Return the launch key's fields of the arm that was captured; of `profile`, where both are there."""
         chosen = next((capture for capture in self.captures if _profile(capture) == profile), self.captures[0])
         return {name: value for name, value in chosen.fingerprint.items() if name not in _TOLD_BY_THE_ENGINE}
+
+
+def _runs_in_one_way(capture: Capture) -> bool:
+    kind = KINDS.get(str(capture.fingerprint.get("kind")))
+    return "server" in capture.fingerprint or (kind is not None and kind.only_profile is not None)
 
 
 def _profile(capture: Capture) -> str | None:

@@ -105,14 +105,16 @@ def _owed(
     for check in (ENGINE_CHECKS[name] for group in groups for name in _GROUPS[group]):
         if arm.id == REFERENCE:
             continue
-        if (reason := session.why_not(check, arm)) is not None:
+        if (reason := session.why_not(check, source, arm)) is not None:
             left_out = reason.reason
             continue
         takes = [take for take in check.takes if take.side == "candidate" and not take.yardstick]
         owed += [session.request(in_profile(arm, take.profile), source, take.workload) for take in takes]
     if arm.id == REFERENCE and "rollout" in groups:
         others = [
-            other for other in arms if other is not arm and session.why_not(ENGINE_CHECKS["decode"], other) is None
+            other
+            for other in arms
+            if other is not arm and session.why_not(ENGINE_CHECKS["decode"], source, other) is None
         ]
         owed += [session.request(arm, source, FORCED_ROLLOUT, in_profile(other, "deployed")) for other in others]
     return list(dict.fromkeys(owed)), left_out

@@ -22,15 +22,19 @@ _REFUSAL = re.compile(
 class Toggle:
     """One feature.
 
-    `off` and `on` are arguments put behind the user's own; flags in `replaces` are first taken out of these, with
-    `values` words after each. `warm`: with it on, every prompt is asked once before its answer counts. `lacking`
-    says why this machine cannot have it, or None.
+    `off` and `on` are arguments put behind the user's own; flags in `replaces` are first taken out of these, each
+    with as many words after it as it says. `setting` names what the engine tells of itself (`facts["settings"]`) that
+    must differ between the two starts. `users_own`: the user's own flags stand for `on` where there are any. `warm`:
+    with it on, every prompt is asked once before its answer counts. `lacking` says why this machine cannot have it,
+    or None.
     """
 
     name: str
     off: tuple[str, ...]
     on: tuple[str, ...]
     replaces: Mapping[str, int]
+    setting: str
+    users_own: bool = False
     warm: bool = False
     counter: str | None = None
     """Counter of the running engine that stays at zero while the feature is idle."""
@@ -49,12 +53,14 @@ def _no_graphs() -> str | None:
 def _vllm_toggles() -> Sequence[Toggle]:
     caching = {"--enable-prefix-caching": 0, "--no-enable-prefix-caching": 0}
     chunking = {"--enable-chunked-prefill": 0, "--no-enable-chunked-prefill": 0, "--max-num-batched-tokens": 1}
+    eager = {"--enforce-eager": 0, "--no-enforce-eager": 0, "-O": 1, "--optimization-level": 1}
     return (
         Toggle(
             "prefix_caching",
             ("--no-enable-prefix-caching",),
             ("--enable-prefix-caching",),
             caching,
+            "prefix_caching",
             warm=True,
             counter="prefix_cache_hits",
         ),
@@ -64,20 +70,24 @@ def _vllm_toggles() -> Sequence[Toggle]:
             ("--no-enable-chunked-prefill", "--max-num-batched-tokens", "{max_length}"),
             ("--enable-chunked-prefill", "--max-num-batched-tokens", "128", "--max-num-seqs", "16"),
             {**chunking, "--max-num-seqs": 1},
+            "chunked_prefill",
         ),
-        Toggle("compile", ("--enforce-eager",), (), {"--enforce-eager": 0}),
+        Toggle("compile", ("--enforce-eager",), (), eager, "compilation"),
         Toggle(
             "cuda_graphs",
             ("--compilation-config", json.dumps({"cudagraph_mode": "NONE"})),
             (),
-            {"--enforce-eager": 0},
+            eager,
+            "cuda_graphs",
             lacking=_no_graphs,
         ),
         Toggle(
             "speculative_decoding",
             (),
             ("--speculative-config", json.dumps(_SPECULATION)),
-            {"--speculative-config": 1},
+            {"--speculative-config": 1, "-sc": 1},
+            "speculation",
+            users_own=True,
             counter="spec_decode_num_drafts",
         ),
         Toggle(
@@ -85,6 +95,7 @@ def _vllm_toggles() -> Sequence[Toggle]:
             ("--tensor-parallel-size", "1"),
             ("--tensor-parallel-size", "2"),
             {"--tensor-parallel-size": 1, "-tp": 1},
+            "tensor_parallel",
             lacking=_no_second_device,
         ),
     )
@@ -97,17 +108,48 @@ TOGGLE_NAMES = tuple(dict.fromkeys(name for toggles in TOGGLES.values() for name
 
 
 def toggled_arguments(toggle: Toggle, arguments: Sequence[str], *, on: bool, max_length: int) -> tuple[str, ...]:
-    """Return the user's arguments with a feature switched."""
-    kept, words = [], iter(arguments)
+    """Return the user's arguments with a feature switched, however the user spells its flags."""
+    kept, own = _split(arguments, toggle.replaces)
+    if on and toggle.users_own and own:
+        return tuple(arguments)
+    added = [str(max_length) if word == "{max_length}" else word for word in (toggle.on if on else toggle.off)]
+    return _merged(kept, added)
+
+
+def _split(arguments: Sequence[str], flags: Mapping[str, int]) -> tuple[list[str], list[str]]:
+    """Return the other words, and those of these flags with their values."""
+    others, own = [], []
+    words = iter(arguments)
     for word in words:
-        flag, _, value = word.partition("=")
-        if flag not in toggle.replaces:
-            kept.append(word)
+        flag, has_value = _flag_of(word)
+        if flag not in flags:
+            others.append(word)
             continue
-        for _ in range(0 if value else toggle.replaces[flag]):
-            next(words, None)
-    added = toggle.on if on else toggle.off
-    return (*kept, *(str(max_length) if word == "{max_length}" else word for word in added))
+        values = 0 if has_value else flags[flag]
+        own += [word, *(value for _, value in zip(range(values), words, strict=False))]
+    return others, own
+
+
+def _flag_of(word: str) -> tuple[str, bool]:
+    """Return the flag a word gives, in vLLM's usual spelling, and whether the word holds its value too.
+
+    Underscores may stand for hyphens, `--config.key` for a key of a flag's JSON, and `-O3` for `-O 3`.
+    """
+    if re.match(r"-O[\d.=]", word):
+        return "-O", not word.startswith("-O.") or "=" in word
+    flag, equals, _ = word.partition("=")
+    return (flag.partition(".")[0].replace("_", "-") if flag.startswith("--") else flag), bool(equals)
+
+
+def _merged(kept: Sequence[str], added: Sequence[str]) -> tuple[str, ...]:
+    """Return both; a JSON object that both give to one flag becomes one, in which the added keys win."""
+    if len(added) == 2 and added[1].startswith("{"):
+        flag, value = added
+        for place, word in enumerate(kept[:-1]):
+            if _flag_of(word) == (flag, False) and kept[place + 1].startswith("{"):
+                both = {**json.loads(kept[place + 1]), **json.loads(value)}
+                return (*kept[:place], *kept[place + 2 :], flag, json.dumps(both))
+    return (*kept, *added)
 
 
 def refused(cause: str) -> bool:

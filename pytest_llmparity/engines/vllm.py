@@ -70,6 +70,21 @@ _COUNTER_LINE = re.compile(
     re.MULTILINE,
 )
 _ARGUMENTS_LINE = re.compile(r"non-default args: (\{.*\})")
+_SETTINGS_LINE = re.compile(r"Initializing a V1 LLM engine .* with config: (.*)")
+# What the engine settled on, whoever asked for it; the first group is the value.
+_SETTINGS: Mapping[str, re.Pattern[str]] = {
+    name: re.compile(pattern)
+    for name, pattern in {
+        "prefix_caching": r"enable_prefix_caching=(\w+)",
+        "chunked_prefill": r"(?:enable_chunked_prefill|chunked_prefill_enabled)=(\w+)",
+        "compilation": r"'mode': (?:<CompilationMode\.)?(\w+)",
+        "cuda_graphs": r"'cudagraph_mode': (?:<CUDAGraphMode\.)?(\w+)",
+        "speculation": r"speculative_config=(None|\w+\([^()]*\))",
+        "tensor_parallel": r"tensor_parallel_size=(\d+)",
+        "quantization": r"quantization=([\w-]+)",
+        "kv_cache_dtype": r"kv_cache_dtype=([\w.]+)",
+    }.items()
+}
 
 
 class VllmKind:
@@ -162,7 +177,7 @@ class VllmClient:
         return self._http.healthy()
 
     def facts(self) -> dict[str, Any]:
-        """Return version, context length, and what the log says about arguments and kernels."""
+        """Return version, context length, and what the log says about arguments, settings and kernels."""
         facts: dict[str, Any] = {
             "version": self._http.get("/version").get("version"),
             "max_length": self._card().get("max_model_len"),
@@ -306,4 +321,13 @@ def _facts_from_log(text: str) -> dict[str, Any]:
     facts: dict[str, Any] = {"kernels": sorted(kernels)}
     if arguments:
         facts["arguments"] = re.sub(r"'(?:host|port|model|model_tag)': (?:'[^']*'|\d+)(?:, )?", "", arguments.group(1))
+    if settings := settings_told(text):
+        facts["settings"] = settings
     return facts
+
+
+def settings_told(log: str) -> dict[str, str]:
+    """Return what the engine settled on for the features that a run may switch, as its log says it."""
+    told = _SETTINGS_LINE.search(log)
+    found = {name: pattern.search(told.group(1)) for name, pattern in _SETTINGS.items()} if told else {}
+    return {name: match.group(1) for name, match in found.items() if match}

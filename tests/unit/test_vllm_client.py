@@ -13,7 +13,7 @@ import pytest
 from pytest_llmparity.engines.base import AbilityMissing, RequestFailed
 from pytest_llmparity.engines.hf import HfClient
 from pytest_llmparity.engines.http import JsonClient
-from pytest_llmparity.engines.vllm import VllmClient
+from pytest_llmparity.engines.vllm import VllmClient, settings_told
 from pytest_llmparity.workloads.model import Prompt
 
 PROMPT = Prompt("p", "p", (5, 6, 7), scored_from=1, max_tokens=2, messages=({"role": "user", "content": "hi"},))
@@ -228,3 +228,25 @@ def test_hf_refuses_what_it_does_not_have(ability: str) -> None:
     client = HfClient(JsonClient("http://h", engine="hf", log=None))
     with pytest.raises(AbilityMissing, match=f"hf: .*`{ability}`"):
         getattr(client, ability)(PROMPT, 2)
+
+
+def test_settings_come_from_what_the_engine_settled_on():
+    log = (
+        "(EngineCore pid=7) INFO 11-23 18:59:51 [core.py:133] Initializing a V1 LLM engine (v0.32.0) with config: "
+        "model='m', speculative_config=SpeculativeConfig(method='ngram', model=None, num_spec_tokens=4), "
+        "tensor_parallel_size=2, quantization=None, quantization_config=None, kv_cache_dtype=auto, "
+        "enable_prefix_caching=False, enable_chunked_prefill=True, "
+        "compilation_config={'mode': <CompilationMode.VLLM_COMPILE: 3>, "
+        "'cudagraph_mode': <CUDAGraphMode.FULL_AND_PIECEWISE: (2, 1)>, 'backend': 'inductor'}\n"
+    )
+    assert settings_told(log) == {
+        "speculation": "SpeculativeConfig(method='ngram', model=None, num_spec_tokens=4)",
+        "tensor_parallel": "2",
+        "quantization": "None",
+        "kv_cache_dtype": "auto",
+        "prefix_caching": "False",
+        "chunked_prefill": "True",
+        "compilation": "VLLM_COMPILE",
+        "cuda_graphs": "FULL_AND_PIECEWISE",
+    }
+    assert settings_told("no such line") == {}

@@ -6,9 +6,12 @@ import argparse
 import os
 import sys
 import time
+from typing import Any
 
 import vllm
 from vllm._double.arguments import non_default
+
+_COMPILED = ("<CompilationMode.NONE: 0>", "<CompilationMode.DYNAMO_TRACE_ONCE: 2>")
 
 
 def write(role: str, level: str, source: str, message: str) -> None:
@@ -46,7 +49,9 @@ def loading(args: argparse.Namespace) -> None:
         f"kv_cache_dtype={args.kv_cache_dtype}, seed={args.seed}, served_model_name={args.served_model_name[0]}, "
         f"enable_prefix_caching={args.enable_prefix_caching is not False}, "
         f"enable_chunked_prefill={args.enable_chunked_prefill is not False}, "
-        f"speculative_config={args.speculative_config}",
+        f"speculative_config={_speculation(args.speculative_config)}, "
+        f"compilation_config={{'mode': {_COMPILED[not args.enforce_eager]}, "
+        "'cudagraph_mode': <CUDAGraphMode.NONE: 0>}",
     )
     write("Worker", "INFO", "linear.py:798", f"Selected {_kernel(args.quantization)}")
     write("EngineCore", "INFO", "kv_cache_utils.py:1601", "GPU KV cache size: 65,536 tokens")
@@ -106,6 +111,10 @@ def api_server_traceback(cause: str) -> None:
     ]
     for line in lines:
         os.write(2, f"(APIServer pid={os.getpid()}) {line}\n".encode())
+
+
+def _speculation(config: dict[str, Any] | None) -> str | None:
+    return None if config is None else f"SpeculativeConfig(method={config.get('method')!r})"
 
 
 def _kernel(quantization: str | None) -> str:
