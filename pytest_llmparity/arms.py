@@ -96,6 +96,13 @@ class Arm:
         """The checkpoint this arm loads: the engine's own if its table names one."""
         return Path(self.engine.model).expanduser() if self.engine.model else self.variant.model
 
+    @property
+    def origin(self) -> str:
+        """Id of the arm that this one is in another profile, or with a feature switched; else its own."""
+        if self.toggled_from is not None:
+            return self.toggled_from.id
+        return self.id if self.fixed else self.id.removesuffix("-deployed")
+
 
 @dataclass(frozen=True)
 class ArmPair:

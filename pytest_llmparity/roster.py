@@ -37,7 +37,6 @@ from .engines.launch_key import LaunchKey, make_attached_key, make_launch_key
 from .engines.lifecycle import InterpreterFinder
 from .engines.toggles import TOGGLES, Toggle, toggled_arguments
 from .options import DEMO, Settings
-from .plan import REFERENCE
 from .workloads.prepare import PreparedWorkloads
 
 _KINDS = tuple(dict.fromkeys((*KINDS, REPLAY)))
@@ -162,8 +161,8 @@ class Roster:
         `next_draw` tells the lowest draw that no capture of a key has, for `--llm-fresh`.
         """
         digest = self.key(arm).digest
-        others = [other for other in self.all[: self.all.index(arm)] if _engine_of(other) != _engine_of(arm)]
-        twins = len({_engine_of(each) for each in others if self.is_set_up(each) and self.key(each).digest == digest})
+        others = [other for other in self.all[: self.all.index(arm)] if other.origin != arm.origin]
+        twins = len({each.origin for each in others if self.is_set_up(each) and self.key(each).digest == digest})
         if not self._settings.fresh:
             return twins
         if digest not in self._fresh_draws:
@@ -214,11 +213,6 @@ def _require_reachable(engine: EngineSpec) -> None:
         raise ValueError(
             f"engine {engine.name!r}: kind {engine.kind!r} cannot be attached to; use kind openai for a url"
         )
-
-
-def _engine_of(arm: Arm) -> tuple[bool, str]:
-    """Return what an arm shares with the arms of the same engine; the reference is nobody's."""
-    return arm.id == REFERENCE, arm.engine.name
 
 
 def _switched(arm: Arm, toggle: Toggle, *, on: bool, length: int) -> Arm:

@@ -155,7 +155,20 @@ def test_what_a_machine_or_build_cannot_toggle_is_skipped(quick: ParityProject) 
     assert "need a CUDA device" in reasons["a.cuda_graphs]"]
     assert run.check("test_toggle[a.speculative_decoding]")["verdict"] == "pass", run.output
     assert "acceptance length" in run.check("test_toggle[a.speculative_decoding]")["measured"]
+    assert run.check("test_toggle[a.compile]")["figures"]["setting"] == {"off": "NONE", "on": "DYNAMO_TRACE_ONCE"}
     assert run.code == 0
+    off, on = "a.speculative_decoding-off", "a.compile-on"
+    assert run.started[off] + run.started[on] == 1, "started alike, one start answers for both"
+
+
+def test_a_feature_that_the_users_arguments_keep_off_proves_nothing(quick: ParityProject) -> None:
+    (quick.folder / "test_small.py").write_text("def test_toggle(llm_toggle): assert llm_toggle.alike()\n")
+    quick.settings(toggles=["compile"])
+    quick.engine("a", 1, args=["--compilation-config", '{"mode": 0}'])
+    run = quick.run("--llm-engines=a")
+    assert run.code == 1
+    assert run.check("test_toggle[a.compile]")["verdict"] == "undecided"
+    assert "the engine says NONE in both starts" in run.check("test_toggle[a.compile]")["why"]
 
 
 def test_a_proxy_variable_does_not_come_between_us_and_loopback(

@@ -133,6 +133,40 @@ def test_token_ids_are_asked_without_a_template_or_the_tokenisation_check(parity
     assert "logged" not in captured(parity_project, "prompts")
 
 
+def test_prompts_without_messages_have_no_chat_to_compare(parity_project: ParityProject) -> None:
+    option_project(parity_project)
+    file = parity_project.folder / "prompts" / "small.jsonl"
+    file.write_text("".join(f'{{"id": "logged-{i}", "ids": [1, {300 + i}, 301]}}\n' for i in range(16)))
+    (parity_project.folder / "test_small.py").write_text(
+        "def test_finish(llm_engine): assert llm_engine.finish()\ndef test_chat(llm_engine): assert llm_engine.chat()\n"
+    )
+    profile = {"base": "smoke", "rollouts": 32, "rollout-tokens": 24}
+    parity_project.settings(run_profile="more", run_profiles={"more": profile})
+    parity_project.prepare(from_jsonl(file))
+    run = parity_project.run("--llm-engines=a")
+    assert run.outcomes == {"passed": 1, "skipped": 1}, run.output
+    assert run.code == 0
+    assert run.report["skipped"][0]["reason"] == "the prompts have no messages that could be sent as a chat"
+
+
+def test_prompts_that_the_model_cannot_take_cost_their_own_tests_only(parity_project: ParityProject) -> None:
+    parity_project.small_prompts()
+    parity_project.engine("a", 11)
+    (parity_project.folder / "test_other.py").write_text(
+        "import pytest\n"
+        "@pytest.fixture(scope='session')\n"
+        "def llm_workload(llm_workloads): return llm_workloads.jsonl('unknown-ids.jsonl')\n"
+        "def test_one(llm_engine): assert llm_engine.finish()\n"
+        "def test_two(llm_engine): assert llm_engine.finish()\n"
+    )
+    (parity_project.folder / "unknown-ids.jsonl").write_text('{"id": "logged", "ids": [1, 999999]}\n')
+    (parity_project.folder / "test_small.py").write_text("def test_finish(llm_engine): assert llm_engine.finish()\n")
+    run = parity_project.run("--llm-engines=a", "test_other.py", "test_small.py")
+    assert run.outcomes == {"passed": 1, "errors": 2}, run.output
+    assert run.started["reference"] == 1
+    assert "token id 999999 is none of the model's" in run.output
+
+
 def captured(project: ParityProject, workload: str) -> set[str]:
     """Return the ids of the prompts in the newest capture of a workload."""
     files = (project.cache / "captures").rglob(f"{workload}-*.npz")

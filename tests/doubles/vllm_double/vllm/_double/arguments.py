@@ -35,6 +35,7 @@ _RECORDED = {
     "hf-overrides": None,
     "kv-cache-memory-bytes": None,
     "structured-outputs-config": None,
+    "compilation-config": None,
     "fingerprint-mode": "full",
 }
 _RECORDED_NUMBERS = {

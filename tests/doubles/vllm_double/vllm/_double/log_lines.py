@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import time
@@ -50,7 +51,7 @@ def loading(args: argparse.Namespace) -> None:
         f"enable_prefix_caching={args.enable_prefix_caching is not False}, "
         f"enable_chunked_prefill={args.enable_chunked_prefill is not False}, "
         f"speculative_config={_speculation(args.speculative_config)}, "
-        f"compilation_config={{'mode': {_COMPILED[not args.enforce_eager]}, "
+        f"compilation_config={{'mode': {_COMPILED[_compiles(args)]}, "
         "'cudagraph_mode': <CUDAGraphMode.NONE: 0>}",
     )
     write("Worker", "INFO", "linear.py:798", f"Selected {_kernel(args.quantization)}")
@@ -111,6 +112,11 @@ def api_server_traceback(cause: str) -> None:
     ]
     for line in lines:
         os.write(2, f"(APIServer pid={os.getpid()}) {line}\n".encode())
+
+
+def _compiles(args: argparse.Namespace) -> bool:
+    asked = json.loads(args.compilation_config or "{}").get("mode")
+    return not args.enforce_eager and asked != 0
 
 
 def _speculation(config: dict[str, Any] | None) -> str | None:
