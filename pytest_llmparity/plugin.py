@@ -122,11 +122,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """
     if not config.stash[SETTINGS].toggles:
         items[:] = [item for item in items if not (is_gate(item) and "llm_toggle" in getattr(item, "fixturenames", ()))]
+    distributed = config.pluginmanager.hasplugin("xdist")
     for item in items:
         names = getattr(item, "fixturenames", ())
         if uses_llm(names):
             item.add_marker("llm")
-            item.add_marker(pytest.mark.xdist_group(XDIST_GROUP))
+            if distributed:
+                item.add_marker(pytest.mark.xdist_group(XDIST_GROUP))
             if "llm_pair" in names:
                 item.add_marker("llm_parity")
 

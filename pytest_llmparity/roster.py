@@ -82,7 +82,8 @@ class Roster:
         """
         for engine in (*self.engines, self.reference.engine):
             _require_reachable(engine)
-        for arm in (*self.arms, self.reference):
+        loaded = (*self.arms, *(() if self._all_recorded(self.reference.engine) else (self.reference,)))
+        for arm in loaded:
             if (recorded := self.recorded(arm)) is not None:
                 recorded.captures  # noqa: B018  # reading them says what is wrong
             elif arm.model != demo_model_path(self._cache):
@@ -180,10 +181,15 @@ class Roster:
         off, on = (_switched(each, toggle, on=each is on, length=length) for each in (off, on))
         return ArmToggle(name, off, on, warm=toggle.warm, setting=toggle.setting, counter=toggle.counter)
 
+    def _all_recorded(self, reference: EngineSpec) -> bool:
+        """Say whether no engine at all is asked, so that no checkpoint is needed."""
+        arbiter = () if self._settings.reference == "none" else (reference,)
+        return all(engine.kind == REPLAY for engine in (*self.engines, *arbiter))
+
     def _variant(self, reference: EngineSpec) -> Variant:
         model = self._settings.model
         if model is None:
-            if all(engine.kind == REPLAY for engine in (*self.engines, reference)):
+            if self._all_recorded(reference):
                 return Variant("base", Path(), "as recorded")
             raise ValueError(
                 "no model: give --llm-model=PATH (a checkpoint folder), or --llm-model=demo for the 135M demo model"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..arms import Arm, in_profile
@@ -13,6 +14,7 @@ from ..captures.format import read_capture, write_capture
 from ..captures.model import Capture
 from ..captures.replay import WORKLOADS_FILE
 from ..captures.store import CaptureStore
+from ..engines.base import AbilityMissing
 from ..options import OptionError
 from ..plan import ENGINE_CHECKS, REFERENCE, CaptureRequest
 from ..run import source_of
@@ -30,6 +32,9 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
     "equivalences": ("batching", "neighbours", "streaming", "chat"),
 }
 """What can be asked for by name: all that these checks take of an engine. `forced` is also what yardsticks take."""
+
+_BASIC = frozenset({"prompts", "forced", "greedy"})
+"""Without any of these an engine cannot be compared."""
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -72,52 +77,122 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     add_options(parser, "model", "dtype", "run-profile", "reference", "top-k", "keep", "installer", "fresh")
 
 
+@dataclass(frozen=True)
+class _LeftOut:
+    """What an arm cannot answer: the group in which it was asked for, its name for people, and why."""
+
+    group: str
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"left out: {self.name}: {' '.join(self.reason.split())}"
+
+
+@dataclass(frozen=True)
+class _Owed:
+    """What one arm is to answer, each request with its group; and what is known to be impossible from the start."""
+
+    requests: Mapping[CaptureRequest, str]
+    left_out: tuple[_LeftOut, ...]
+
+
 def _run(arguments: argparse.Namespace) -> int:
     settings = read_settings(vars(arguments))
     source = source_of(settings)
     session, arms = open_arms(settings, arguments.arms)
-    groups = arguments.groups or list(_GROUPS)
-    owed = {arm: _owed(session, arm, arms, source, groups) for arm in arms}
-    if arguments.groups and (left_out := next((reason for _, reason in owed.values() if reason), None)):
-        raise OptionError(f"--workload {' '.join(groups)}: {left_out}")
+    owed = {arm: _owed(session, arm, arms, source, arguments.groups or list(_GROUPS)) for arm in arms}
+    left_out = [each for due in owed.values() for each in due.left_out]
+    if arguments.groups:
+        _require_none(left_out)
     folders = {arm: _folder(arguments.output, arm, arms) for arm in arms if arguments.output is not None}
     for arm, folder in folders.items():
         _require_own_folder(session, arm, folder)
     # All at once: then each arm starts at most once, and the reference makes what comparisons need when it prepares.
-    session.plan.add(request for requests, _ in owed.values() for request in requests)
+    session.plan.add(request for due in owed.values() for request in due.requests)
     if session.has_reference and any(request.workload == "forced" for request in session.plan.requests):
         session.plan.add([session.request(session.roster.reference, source, "forced")])
+    unusable = []
     for arm in sorted(arms, key=lambda arm: arm.id == REFERENCE):
-        captures = {request: session.capture_request(request, source) for request in owed[arm][0]}
+        captures, lacking = _capture(session, source, owed[arm])
+        left_out += lacking
+        if not _BASIC.intersection(capture.workload for capture in captures.values()):
+            unusable.append(arm.id)
+        if not captures:
+            continue
         emit("\n".join(_listing(session, source, captures)))
         if arm in folders:
             _copy(session, source, captures, folders[arm])
             emit(f"copied to {folders[arm]}")
+    for line in dict.fromkeys(map(str, left_out)):
+        emit(line)
+    if arguments.groups:
+        _require_none(left_out)
+    elif unusable:
+        raise OptionError(f"{', '.join(unusable)}: nothing that can be compared was captured, for the reasons above")
     return 0
 
 
-def _owed(
-    session: ParitySession, arm: Arm, arms: Sequence[Arm], source: PromptSource, groups: Sequence[str]
-) -> tuple[list[CaptureRequest], str | None]:
-    """Return what an arm is to answer, and why some of it was left out."""
-    owed = [session.request(arm, source, "forced")] if "forced" in groups else []
-    left_out = None
-    for check in (ENGINE_CHECKS[name] for group in groups for name in _GROUPS[group]):
-        if arm.id == REFERENCE:
-            continue
+def _require_none(left_out: Sequence[_LeftOut]) -> None:
+    """Check that nothing was left out of the groups that the user named."""
+    if left_out:
+        first = left_out[0]
+        raise OptionError(f"--workload {first.group}: {first.reason}")
+
+
+def _owed(session: ParitySession, arm: Arm, arms: Sequence[Arm], source: PromptSource, groups: Sequence[str]) -> _Owed:
+    requests: dict[CaptureRequest, str] = {}
+    left_out = []
+    if "forced" in groups:
+        requests[session.request(arm, source, "forced")] = "forced"
+    checks = [(group, ENGINE_CHECKS[name]) for group in groups for name in _GROUPS[group] if arm.id != REFERENCE]
+    for group, check in checks:
         if (reason := session.why_not(check, source, arm)) is not None:
-            left_out = reason.reason
+            left_out.append(_LeftOut(group, group, reason.reason))
             continue
-        takes = [take for take in check.takes if take.side == "candidate" and not take.yardstick]
-        owed += [session.request(in_profile(arm, take.profile), source, take.workload) for take in takes]
+        for take in check.takes:
+            if take.side == "candidate" and not take.yardstick:
+                requests.setdefault(session.request(in_profile(arm, take.profile), source, take.workload), group)
     if arm.id == REFERENCE and "rollout" in groups:
-        others = [
-            other
-            for other in arms
-            if other is not arm and session.why_not(ENGINE_CHECKS["decode"], source, other) is None
-        ]
-        owed += [session.request(arm, source, FORCED_ROLLOUT, in_profile(other, "deployed")) for other in others]
-    return list(dict.fromkeys(owed)), left_out
+        for other in arms:
+            if other is not arm and session.why_not(ENGINE_CHECKS["decode"], source, other) is None:
+                of = in_profile(other, "deployed")
+                requests.setdefault(session.request(arm, source, FORCED_ROLLOUT, of), "rollout")
+    return _Owed(requests, tuple(left_out))
+
+
+def _capture(
+    session: ParitySession, source: PromptSource, owed: _Owed
+) -> tuple[dict[CaptureRequest, Capture], list[_LeftOut]]:
+    """Return the captures that could be made, and what could not: a server proves what it can do when it is attached.
+
+    Raises:
+        ArmUnavailable: when the arm cannot be started or broke.
+    """
+    captures, left_out = {}, []
+    for request, group in owed.requests.items():
+        reason = _why_impossible(session, source, request)
+        try:
+            if reason is None:
+                captures[request] = session.capture_request(request, source)
+        except AbilityMissing as error:
+            reason = _why_impossible(session, source, request) or str(error)
+        if reason is not None:
+            left_out.append(_LeftOut(group, _file_name(request), reason))
+    return captures, left_out
+
+
+def _why_impossible(session: ParitySession, source: PromptSource, request: CaptureRequest) -> str | None:
+    """Return what a request asks for that a server at a URL cannot do, as far as it was asked; else None."""
+    arm = request.of or request.arm
+    if arm.engine.url is None:
+        return None
+    asked = ("generate", "score") if request.of else (session.workload(request, source).asks_for,)
+    for ability in asked:
+        if ability not in session.runs.abilities(arm):
+            missing = session.runs.record(arm).fingerprint.get("facts", {}).get("missing", {})
+            return f"{arm.id} cannot {ability}: {missing.get(ability, 'it was not proved')}"
+    return None
 
 
 def _folder(output: Path, arm: Arm, arms: Sequence[Arm]) -> Path:
@@ -147,10 +222,14 @@ def _copy(
     session: ParitySession, source: PromptSource, captures: Mapping[CaptureRequest, Capture], folder: Path
 ) -> None:
     for request, capture in captures.items():
-        other = "" if request.of in (None, request.arm) else f"-of-{request.of.id}"
-        profile = "deployed-" if request.arm.profile == "deployed" and not request.arm.fixed else ""
-        write_capture(capture, folder / f"{profile}{capture.workload}{other}.npz")
+        write_capture(capture, folder / f"{_file_name(request)}.npz")
     write_text(folder / WORKLOADS_FILE, json.dumps(session.workloads(source).to_json(), ensure_ascii=False))
+
+
+def _file_name(request: CaptureRequest) -> str:
+    other = "" if request.of in (None, request.arm) else f"-of-{request.of.id}"
+    profile = "deployed-" if request.arm.profile == "deployed" and not request.arm.fixed else ""
+    return f"{profile}{request.workload}{other}"
 
 
 CAPTURE = Command(

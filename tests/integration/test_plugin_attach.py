@@ -21,6 +21,12 @@ pytest_plugins = ("parity_project",)
 
 SERVER = Path(__file__).parents[1] / "doubles" / "openai_double" / "server.py"
 KEY = "planted-key-of-the-server"
+QUICK = {"quick": {"base": "smoke", "rollouts": 32, "rollout-tokens": 24}}
+ROLLOUT_TESTS = """
+def test_rollout(llm_pair): assert llm_pair.rollout()
+def test_candidate_alone(llm_pair): assert llm_pair.candidate.decode()
+def test_decode(llm_engine): assert llm_engine.decode()
+"""
 
 Serve = Callable[..., str]
 
@@ -81,6 +87,20 @@ def test_a_server_that_cannot_be_judged_is_skipped_and_the_gate_is_red(
     assert any("required check skipped" in warning for warning in run.report["warnings"])
 
 
+def test_a_server_that_cannot_generate_has_no_rollouts_and_the_run_says_why(
+    parity_project: ParityProject, serve: Serve
+) -> None:
+    parity_project.small_prompts(ROLLOUT_TESTS)
+    parity_project.settings(run_profile="quick", run_profiles=QUICK)
+    parity_project.engine("a", 1)
+    run = parity_project.run(f"--llm-engines=a,openai@{serve('text-only')}")
+    assert run.outcomes == {"passed": 1, "skipped": 3}, run.output
+    assert run.check("test_decode[a]")["verdict"] == "pass"
+    for entry in run.report["skipped"]:
+        assert entry["reason"] == "openai: an engine of kind 'openai' cannot generate, score", entry
+    assert "Error" not in run.output
+
+
 def test_captures_of_a_server_are_kept_only_where_the_user_says_so(
     parity_project: ParityProject, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,3 +132,29 @@ def test_a_server_that_refuses_or_is_not_there(
     assert run.code == 1
     assert says in run.output
     assert "Traceback" not in run.output
+
+
+def test_capture_keeps_what_a_server_can_answer_and_tells_the_rest(parity_project: ParityProject, serve: Serve) -> None:
+    parity_project.small_prompts()
+    parity_project.settings(workload="prompts/small.jsonl", run_profile="quick", run_profiles=QUICK)
+    engine = f"openai@{serve('text-only')}"
+    made = parity_project.llmparity("capture", engine, "reference", "-o", "all")
+    assert made.code == 0, made.output
+    assert written(parity_project.folder / "all" / "openai") == ["prompts.npz", "workloads.json"]
+    assert written(parity_project.folder / "all" / "reference") == ["forced.npz", "workloads.json"]
+    left_out = [line for line in made.output.splitlines() if line.startswith("left out: ")]
+    ways = ("batched", "neighbours", "streamed", "chat", "again")
+    names = ["forced", "greedy", "rollout", "rollout-forced", *(f"greedy-{way}" for way in ways)]
+    assert sorted(line.split(": ")[1] for line in left_out) == sorted([*names, "rollout-forced-of-openai"])
+    assert all("openai cannot " in line for line in left_out)
+    assert any("openai cannot generate: a prompt of token ids is refused" in line for line in left_out)
+    named = parity_project.llmparity("capture", engine, "--workload", "prompts", "--workload", "greedy", "-o", "named")
+    assert named.code == 3, named.output
+    assert "error: --workload greedy: openai cannot generate: a prompt of token ids is refused" in named.output
+    assert written(parity_project.folder / "named") == ["prompts.npz", "workloads.json"]
+    assert "Traceback" not in made.output + named.output
+
+
+def written(folder: Path) -> list[str]:
+    """Return the names of the files in a folder."""
+    return sorted(path.name for path in folder.iterdir())

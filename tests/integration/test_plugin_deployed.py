@@ -36,3 +36,24 @@ def test_captures_are_compared_where_no_engine_is(parity_project: ParityProject)
     assert run.outcomes == {"passed": 13}
     assert set(run.started.values()) == {0}
     assert "starting" not in run.output
+
+
+def test_rollouts_that_end_wrongly_fail(parity_project: ParityProject) -> None:
+    parity_project.settings(run_profile="quick", run_profiles=QUICK)
+    parity_project.small_prompts(
+        "def test_rollout(llm_pair): assert llm_pair.rollout()\n"
+        "def test_decode(llm_engine): assert llm_engine.decode()\n"
+    )
+    parity_project.engine("a", 1)
+    parity_project.engine("early", 2, fault="short")
+    parity_project.engine("miscounting", 2, fault="wrong-usage")
+    run = parity_project.run("--llm-engines=a,early,miscounting")
+    assert run.outcomes == {"passed": 1, "failed": 4}, run.output
+    says = {"early": "finish_reason length after 12 tokens where 24 were asked for", "miscounting": "usage says"}
+    for arm, words in says.items():
+        for item in (f"test_rollout[{arm}-vs-a]", f"test_decode[{arm}]"):
+            check = run.check(item)
+            assert check["verdict"] == "fail"
+            assert check["why"].startswith(f"{arm}-deployed: "), check["why"]
+            assert words in run.output.partition(f" {item} __")[2].partition("\n___")[0]
+    assert run.check("test_decode[a]")["verdict"] == "pass"

@@ -62,6 +62,16 @@ def test_a_second_run_starts_nothing_and_a_fresh_one_starts_again(parity_project
     assert len(parity_project.logs()) == 2
 
 
+def test_a_gate_that_compared_nothing_is_red(parity_project: ParityProject) -> None:
+    parity_project.honest_pair()
+    run = parity_project.gate("a,b", "-k", "rollout or chat")
+    assert run.outcomes == {"skipped": 3, "deselected": ITEMS - 3}, run.output
+    assert run.code == 1, "each skip alone is fine in the run profile smoke, a green without any verdict is not"
+    assert run.report["verdict"] == "undecided"
+    assert not any(entry["required"] for entry in run.report["skipped"])
+    assert not parity_project.logs(), "nothing was started"
+
+
 def test_an_engine_against_itself_is_identical(parity_project: ParityProject) -> None:
     parity_project.honest_pair()
     parity_project.small_prompts()
@@ -123,3 +133,10 @@ def test_xdist_keeps_engines_in_one_worker_and_verdicts_in_the_report(parity_pro
     spread = parity_project.run("--llm-engines=a,b", "-n1", "test_small.py")
     assert spread.code != 0
     assert "run them with --dist loadgroup" in spread.output
+
+
+def test_without_xdist_nothing_is_said_of_its_groups(parity_project: ParityProject) -> None:
+    parity_project.honest_pair()
+    run = parity_project.run("--llm-engines=a,b", "--co", "-p", "no:xdist", "--pyargs", "pytest_llmparity.gate")
+    assert "test_forced[b-vs-a]" in run.output
+    assert "PytestUnknownMarkWarning" not in run.output
