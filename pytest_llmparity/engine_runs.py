@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from .arms import Arm
 from .atomic import NotKept
@@ -86,6 +86,16 @@ class EngineRuns:
         """Return what an arm can do: as proved, for a server that we were attached to, else as its kind declares."""
         return self._proved.get(arm.id, KINDS[arm.engine.kind].abilities)
 
+    def missing(self, arm: Arm, needs: Iterable[str]) -> str | None:
+        """Return which of these abilities an arm does not have, and why as far as that was found out; None if none."""
+        lacking = [need for need in needs if need not in self.abilities(arm)]
+        if not lacking:
+            return None
+        if arm.id not in self._proved:
+            return f"{arm.id}: an engine of kind {arm.engine.kind!r} cannot {', '.join(lacking)}"
+        whys = (f"{need}: {self.record(arm).missing.get(need, 'it was not proved')}" for need in lacking)
+        return f"{arm.id}: the server at this URL cannot {'; '.join(whys)}"
+
     def broken(self, arm: Arm) -> ArmUnavailable | None:
         """Return why an arm cannot be asked any more, or None."""
         return self._broken.get(arm.id)
@@ -164,7 +174,7 @@ class EngineRuns:
         if arm.engine.url is not None:
             engine = self._lifecycle.attach(arm, top_k, vocabulary or Vocabulary())
             self._proved[arm.id] = engine.abilities or frozenset()
-            self.record(arm).lacking = engine.lacking
+            self.record(arm).missing = engine.missing
             return engine
         tokenizes_only = arm.id == REFERENCE and self._settings.reference == "none"
         interpreter, key = self._roster.interpreter(arm), self._roster.key(arm)

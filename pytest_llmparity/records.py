@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,8 +28,8 @@ class ArmRecord:
     error: str = ""
     refused: bool = False
     """It ended at its start and named as the cause that it cannot do what it was asked for."""
-    lacking: str = ""
-    """What a server that we were attached to cannot do, and why."""
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """Of each ability that a server we were attached to was found to lack, why."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry of this arm in report.json."""

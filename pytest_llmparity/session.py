@@ -124,9 +124,9 @@ class ParitySession:
                 if absent:
                     reason = f"{arm.id}: {recorded.folder} holds no capture of {', '.join(absent)}"
                     return NotApplicable(reason, required=_BASIC.issuperset(check.needs))
-            elif lacking := [need for need in check.needs if need not in self.runs.abilities(arm)]:
-                reason = f"{arm.id}: an engine of kind {arm.engine.kind!r} cannot {', '.join(lacking)}"
-                return NotApplicable(reason, required=bool(_BASIC.intersection(lacking)))
+            elif (lacking := self.runs.missing(arm, check.needs)) is not None:
+                basic = self.runs.missing(arm, _BASIC.intersection(check.needs)) is not None
+                return NotApplicable(lacking, required=basic)
         return None
 
     def refusal(self, arm: Arm) -> str | None:
@@ -186,25 +186,31 @@ class ParitySession:
             if (broken := self.runs.broken(arm)) is not None:
                 raise broken
             try:
+                if self.missing(request, source) is not None:
+                    raise self._why_missing(request, source)
                 self._carry_out(arm, source, derived=request.of not in (None, arm))
             except WorkloadInvalid as error:  # the prompts are at fault, not the arm
                 raise ArmUnavailable(str(error)) from error
             except SETUP_ERRORS as error:
                 raise self.runs.fail(arm, error) from error
         if request not in self._captures:
-            raise self._why_missing(request)
+            raise self._why_missing(request, source)
         return self._captures[request]
 
-    def _why_missing(self, request: CaptureRequest) -> EngineError:
+    def _why_missing(self, request: CaptureRequest, source: PromptSource) -> EngineError:
         """Return why a request was left unanswered although nothing is wrong with its own arm."""
         arm, name = request.arm, request.workload
         if request.of is not None and (broken := self.runs.broken(request.of)) is not None:
             return broken
         if (recorded := self.roster.recorded(arm)) is not None:
             return ArmUnavailable(f"{arm.id}: {recorded.folder} holds no capture of {name!r} for these prompts")
-        return AbilityMissing(
-            f"{arm.id}: the server at this URL cannot answer {name!r}: {self.runs.record(arm).lacking}"
-        )
+        return AbilityMissing(self.missing(request, source) or f"{arm.id}: the server gave no answer to {name!r}")
+
+    def missing(self, request: CaptureRequest, source: PromptSource) -> str | None:
+        """Return what a request asks for that its arm cannot do, as far as it was asked; None if nothing is known."""
+        if request.of is not None:
+            return self.runs.missing(request.of, ("generate", "score"))
+        return self.runs.missing(request.arm, [self.workload(request, source).asks_for])
 
     def collect(
         self, check: Check, source: PromptSource, candidate: Arm, baseline: Arm | None = None

@@ -171,28 +171,11 @@ def _capture(
     """
     captures, left_out = {}, []
     for request, group in owed.requests.items():
-        reason = _why_impossible(session, source, request)
         try:
-            if reason is None:
-                captures[request] = session.capture_request(request, source)
+            captures[request] = session.capture_request(request, source)
         except AbilityMissing as error:
-            reason = _why_impossible(session, source, request) or str(error)
-        if reason is not None:
-            left_out.append(_LeftOut(group, _file_name(request), reason))
+            left_out.append(_LeftOut(group, _file_name(request), str(error)))
     return captures, left_out
-
-
-def _why_impossible(session: ParitySession, source: PromptSource, request: CaptureRequest) -> str | None:
-    """Return what a request asks for that a server at a URL cannot do, as far as it was asked; else None."""
-    arm = request.of or request.arm
-    if arm.engine.url is None:
-        return None
-    asked = ("generate", "score") if request.of else (session.workload(request, source).asks_for,)
-    for ability in asked:
-        if ability not in session.runs.abilities(arm):
-            missing = session.runs.record(arm).fingerprint.get("facts", {}).get("missing", {})
-            return f"{arm.id} cannot {ability}: {missing.get(ability, 'it was not proved')}"
-    return None
 
 
 def _folder(output: Path, arm: Arm, arms: Sequence[Arm]) -> Path:

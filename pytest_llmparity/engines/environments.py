@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 from packaging.requirements import InvalidRequirement, Requirement
 
 from pytest_llmparity.atomic import write_text
+from pytest_llmparity.engines.devices import device_count
 from pytest_llmparity.engines.interpreters import (
     InterpreterUnusable,
     interpreter_has,
@@ -38,7 +39,6 @@ from pytest_llmparity.engines.recipes import (
     RECIPE_VERSION,
     InstallStep,
     Recipe,
-    cuda_available,
     dependency_steps,
     recipe_for,
 )
@@ -178,7 +178,7 @@ class EnvironmentStore:
 
     @cached_property
     def _cuda(self) -> bool:
-        return cuda_available() if self._cuda_given is None else self._cuda_given
+        return device_count() > 0 if self._cuda_given is None else self._cuda_given
 
     @cached_property
     def _base_tag(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -125,7 +125,8 @@ class RunningEngine:
     kept: KeptEngine | None = None
     abilities: frozenset[str] | None = None
     """What a server that we were attached to has proved; None: what its kind declares."""
-    lacking: str = ""
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """Of each other ability, why not."""
 
     @property
     def started_here(self) -> bool:
@@ -198,9 +199,10 @@ class Lifecycle:
             raise
         version = str(facts.get("version") or "unknown")
         seconds = time.monotonic() - began
-        lacking = "; ".join(f"{ability}: {why}" for ability, why in found.missing.items())
         proved = frozenset(found.abilities) | ({"tokenize"} if "count_prompt" in found.abilities else set())
-        return RunningEngine(arm, client, url, None, "", seconds, version, facts, abilities=proved, lacking=lacking)
+        return RunningEngine(
+            arm, client, url, None, "", seconds, version, facts, abilities=proved, missing=found.missing
+        )
 
     def stop(self, engine: RunningEngine) -> StopReport | None:
         """Stop an engine that we started; a warm one stays. Returns the report of a stop."""

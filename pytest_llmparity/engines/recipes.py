@@ -5,8 +5,6 @@ Where packages come from is the user's pip or uv configuration and never written
 
 from __future__ import annotations
 
-import functools
-import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -84,15 +82,6 @@ def dependency_steps(requires: Iterable[str], markers: Mapping[str, str], extras
     if rest:
         steps.append(InstallStep(f"install {len(rest)} other dependencies", tuple(rest)))
     return steps
-
-
-@functools.cache
-def cuda_available() -> bool:
-    """Return whether this machine has a working NVIDIA driver, judged by ``nvidia-smi``; asked once per process."""
-    try:
-        return subprocess.run(["nvidia-smi"], capture_output=True, timeout=60, check=False).returncode == 0
-    except (OSError, subprocess.TimeoutExpired):
-        return False
 
 
 def _transformers(parsed: Requirement, *, cuda: bool) -> Recipe:

@@ -35,8 +35,9 @@ from .completions import (
     tokens_of,
     usage_of,
 )
+from .devices import device_count
 from .http import JsonClient, client_of
-from .recipes import DEFAULT_REQUIREMENTS, cuda_available
+from .recipes import DEFAULT_REQUIREMENTS
 from .tokenizing import read_ids
 
 SERVED_NAME = "llmparity"
@@ -121,7 +122,7 @@ class VllmKind:
     def environment(self, arm: Arm) -> Mapping[str, str]:
         """Return the engine's environment; on a CPU the key-value cache is kept to 2 GiB."""
         defaults = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-        if not cuda_available():
+        if not device_count():
             defaults["VLLM_CPU_KVCACHE_SPACE"] = "2"
             if arm.profile == "strict":
                 # One request at a time: the core that vLLM keeps for its API server would idle.
@@ -140,6 +141,11 @@ class VllmKind:
             return "this version of vLLM does not implement the model's architecture"
         if "larger than the derived max_model_len" in cause:
             return "the model's context is shorter than the --max-model-len in the engine's args"
+        if "No module named 'flashinfer'" in cause:
+            return (
+                "this vLLM asks for FlashInfer at its start: install flashinfer-python there, or give the engine's "
+                'table env = { VLLM_USE_FLASHINFER_SAMPLER = "0" }'
+            )
         if "No available memory for the cache blocks" in cause:
             return "no memory is left for the key-value cache: lower --gpu-memory-utilization or free the device"
         return None

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -290,6 +291,7 @@ class ParityProject:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                preexec_fn=_listen_to_interrupts,
             )
 
     @property
@@ -319,6 +321,11 @@ class ParityProject:
         for name, table in self._tables.items():
             lines += [f"[tool.llmparity.engines.{name}]", *_toml_lines(table)]
         (self.folder / "pyproject.toml").write_text("\n".join(lines) + "\n")
+
+
+def _listen_to_interrupts() -> None:
+    """Undo what a shell does to jobs in the background, and their children inherit: they ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _toml_lines(table: Mapping[str, Any]) -> list[str]:
