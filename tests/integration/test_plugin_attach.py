@@ -97,7 +97,9 @@ def test_a_server_that_cannot_generate_has_no_rollouts_and_the_run_says_why(
     assert run.outcomes == {"passed": 1, "skipped": 3}, run.output
     assert run.check("test_decode[a]")["verdict"] == "pass"
     for entry in run.report["skipped"]:
-        assert entry["reason"].startswith("openai: the server at this URL cannot generate: a prompt of token ids is"), entry
+        assert entry["reason"].startswith("openai: the server at this URL cannot generate: a prompt of token ids is"), (
+            entry
+        )
     assert "Error" not in run.output
 
 
@@ -147,10 +149,15 @@ def test_capture_keeps_what_a_server_can_answer_and_tells_the_rest(parity_projec
     names = ["forced", "greedy", "rollout", "rollout-forced", *(f"greedy-{way}" for way in ways)]
     assert sorted(line.split(": ")[1] for line in left_out) == sorted([*names, "rollout-forced-of-openai"])
     assert all("openai: the server at this URL cannot " in line for line in left_out)
-    assert any("openai: the server at this URL cannot generate: a prompt of token ids is refused" in line for line in left_out)
+    assert any(
+        "openai: the server at this URL cannot generate: a prompt of token ids is refused" in line for line in left_out
+    )
     named = parity_project.llmparity("capture", engine, "--workload", "prompts", "--workload", "greedy", "-o", "named")
     assert named.code == 3, named.output
-    assert "error: --workload greedy: openai: the server at this URL cannot generate: a prompt of token ids is refused" in named.output
+    assert (
+        "error: --workload greedy: openai: the server at this URL cannot generate: a prompt of token ids is refused"
+        in named.output
+    )
     assert written(parity_project.folder / "named") == ["prompts.npz", "workloads.json"]
     assert "Traceback" not in made.output + named.output
 

@@ -111,6 +111,7 @@ def test_the_engines_version_is_its_distributions() -> None:
         ("Model architectures ['Foo'] are not supported for now.", "does not implement the model's architecture"),
         ("ValueError: max_model_len is larger than the derived max_model_len", "the model's context is shorter"),
         ("ValueError: No available memory for the cache blocks.", "no memory is left for the key-value cache"),
+        ("ModuleNotFoundError: No module named 'flashinfer'", "VLLM_USE_FLASHINFER_SAMPLER"),
     ],
 )
 def test_misleading_errors_are_translated(cause: str, meaning: str) -> None:
