@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 
 from ..arms import Arm, EngineSpec
+from ..secrets import Secrets
 from .base import EngineError, RequestFailed
 from .sse import DONE, read_data
 
@@ -20,8 +21,6 @@ REQUEST_SECONDS = 600.0
 _CONNECTIONS = 64
 
 _SHOWN = 500
-# What is shorter is no secret, and hiding it would make every message unreadable.
-_SHORTEST_SECRET = 4
 
 
 class JsonClient:
@@ -43,7 +42,7 @@ class JsonClient:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.engine, self.log, self.timeout = engine, log, timeout
-        self._secrets: tuple[str, ...] = ()
+        self._secrets = Secrets()
         try:
             address = httpx.URL(url)
             self._secrets = _secrets(address, headers or {})
@@ -131,7 +130,7 @@ class JsonClient:
     def failed(self, what: str, status: int | None = None) -> RequestFailed:
         """Return the error for something this server did; `status` is that of its answer, if it gave one."""
         where = f"; log: {self.log}" if self.log else ""
-        return RequestFailed(f"{self.engine}: {self._hidden(what)}{where}", status)
+        return RequestFailed(f"{self.engine}: {self._secrets.redact(what)}{where}", status)
 
     def _request(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
         try:
@@ -192,12 +191,7 @@ class JsonClient:
 
     def _shown(self, text: str) -> str:
         # Hidden before it is cut: half a key at the cut would not be recognised.
-        return self._hidden(text)[:_SHOWN]
-
-    def _hidden(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text
+        return self._secrets.redact(text)[:_SHOWN]
 
 
 def client_of(url: str, arm: Arm, log: Path | None) -> JsonClient:
@@ -264,8 +258,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _secrets(url: httpx.URL, headers: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the texts to hide, longest first, so that no part of one stays when another is replaced."""
-    found = {*headers.values(), *(value.split()[-1] for value in headers.values() if value.split())}
-    found |= {url.userinfo.decode(), url.username, url.password, url.query.decode(), *url.params.values()}
-    return tuple(sorted((text for text in found if len(text) >= _SHORTEST_SECRET), key=len, reverse=True))
+def _secrets(url: httpx.URL, headers: Mapping[str, str]) -> Secrets:
+    """Return what a server must not give away by echoing it; of the address, every part that may be a credential."""
+    parts = Secrets({url.userinfo.decode(), url.username, url.query.decode(), *url.params.values()})
+    return Secrets.of_command([str(url)]) | Secrets.of_headers(headers) | parts
