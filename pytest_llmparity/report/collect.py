@@ -44,6 +44,7 @@ class RunReport:
         self.told: list[str] = []
         self.not_covered: list[str] = []
         self.written: Path | None = None
+        self.not_written: str | None = None
 
     @cached_property
     def _secrets(self) -> Secrets:
@@ -112,7 +113,12 @@ class RunReport:
         if self._settings.report is not None and not self._settings.plan and not self._config.option.collectonly:
             from .json_report import write_report
 
-            self.written = write_report(self.to_json(), self._settings.report)
+            try:
+                self.written = write_report(self.to_json(), self._settings.report)
+            except OSError as error:
+                self.not_written = f"{self._settings.report}: {error.strerror or error}"
+                if session.exitstatus == pytest.ExitCode.OK:  # who reads it next must not find an older one
+                    session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the verdicts, arms, skips and where the report is."""

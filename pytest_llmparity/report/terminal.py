@@ -42,6 +42,8 @@ def print_summary(terminal: pytest.TerminalReporter, report: RunReport) -> None:
         _write_line(terminal, f"verdict: {verdict.upper()} ({counts})", bold=True, **_COLOURS[verdict])
     if report.written is not None:
         _write_line(terminal, f"report: {report.written}")
+    if report.not_written is not None:
+        _write_line(terminal, f"report: it could not be written: {report.not_written}", red=True)
 
 
 def _write_line(terminal: pytest.TerminalReporter, text: str, **markup: bool) -> None:

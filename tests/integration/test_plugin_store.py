@@ -77,3 +77,15 @@ def test_two_runs_on_one_store_both_finish(parity_project: ParityProject) -> Non
         assert report["warnings"] == []
     again = parity_project.run("--llm-engines=a,b")
     assert set(again.started.values()) == {0}, "whichever wrote last, the captures are whole"
+
+
+def test_a_report_that_cannot_be_written_makes_a_good_run_red(parity_project: ParityProject) -> None:
+    parity_project.small_prompts()
+    parity_project.engine("a", 11)
+    parity_project.engine("b", 12)
+    (parity_project.folder / "taken").write_text("a file where a folder is needed")
+    run = parity_project.run("--llm-engines=a,b", "-k", "finish", "--llm-report=taken/report.json")
+    assert run.code == 1
+    assert run.output.count("1 passed") == 1
+    assert "report: it could not be written: taken/report.json: " in run.output.replace(f"{parity_project.folder}/", "")
+    assert "Traceback" not in run.output
