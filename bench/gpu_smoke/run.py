@@ -53,10 +53,8 @@ STAGES: dict[str, list[list[str]]] = {
         [*GATE, "--llm-engines=hf,vllm,vllm-fp8,vllm-graphs", "-k", "test_parity and not rollout"],
         [*GATE, "--llm-engines=vllm,vllm-fp8,vllm-graphs", "-k", "test_parity and not rollout"],
     ],
-    "deployed": [
-        [*GATE, "--llm-engines=vllm,vllm-fp8", "-k", "rollout or test_same_answers"],
-        [*GATE, "--llm-engines=hf,vllm", "-k", "rollout"],
-    ],
+    "rollout": [[*GATE, "--llm-engines=vllm,vllm-fp8", "-k", "rollout"]],
+    "ways": [[*GATE, "--llm-engines=vllm", "-k", "test_same_answers"]],
     "toggles": [[*GATE, "--llm-engines=vllm", "--llm-toggles=cuda_graphs,prefix_caching", "-k", "test_toggle"]],
     "large": [[*GATE, "--llm-engines=hf,vllm", "-k", "test_forced", "--llm-model={work}/large"]],
 }
