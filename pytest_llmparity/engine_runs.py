@@ -83,11 +83,16 @@ class EngineRuns:
         return [self._records[arm.id] for arm in (*arms, reference) if arm.id in self._records]
 
     def abilities(self, arm: Arm) -> frozenset[str]:
-        """Return what an arm can do: as proved, for a server that we were attached to, else as its kind declares."""
+        """Return what an engine can do: as proved, for a server that we were attached to, else as its kind declares."""
         return self._proved.get(arm.id, KINDS[arm.engine.kind].abilities)
 
     def missing(self, arm: Arm, needs: Iterable[str]) -> str | None:
-        """Return which of these abilities an arm does not have, and why as far as that was found out; None if none."""
+        """Return which of these abilities an arm does not have, and why as far as that was found out; None if none.
+
+        A recording lacks none: it can do nothing, and what it holds is seen when it is looked up.
+        """
+        if self._roster.recorded(arm) is not None:
+            return None
         lacking = [need for need in needs if need not in self.abilities(arm)]
         if not lacking:
             return None
