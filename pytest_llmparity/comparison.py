@@ -10,10 +10,14 @@ import numpy as np
 from .captures.model import Capture
 from .parity.equivalence import compare_equivalent
 from .parity.finish import compare_finish
-from .parity.forced import compare_forced
+from .parity.forced import compare_anchor, compare_forced
 from .parity.greedy import compare_greedy, tie_movements
+from .parity.local_defects import compare_local
 from .parity.prompt_ids import compare_prompt_ids
+from .parity.regret import Chosen, compare_regret
 from .parity.rollout import Decoded, compare_decode, compare_rollout
+from .parity.sharpness import compare_sharpness
+from .parity.strata import compare_strata
 from .stats.kernel import Levels
 from .verdicts import Verdict
 from .workloads.model import Workload
@@ -41,7 +45,9 @@ def of_one_prompt(given: Given, prompt_id: str) -> Given:
         KeyError: when the candidate answered no such prompt.
     """
     given.workloads["candidate"].find(prompt_id)
-    captures, workloads = dict(given.captures), dict(given.workloads)
+    # What stood out among all prompts and was asked again is no answer to this one alone.
+    captures = {role: capture for role, capture in given.captures.items() if role in given.workloads}
+    workloads = dict(given.workloads)
     for role, workload in given.workloads.items():
         prompts = tuple(prompt for prompt in workload.prompts if prompt.id == prompt_id)
         if prompts:
@@ -68,16 +74,47 @@ def _prompt_ids(given: Given) -> Verdict:
     return compare_prompt_ids(given.workloads["candidate"], baseline, candidate, given.vocabulary)
 
 
-def _forced_kl(given: Given) -> Verdict:
+def _scores(given: Given) -> tuple[Workload, Capture | None, Capture, Capture]:
+    """Return the workload and the reference's, the baseline's and the candidate's scores of the same tokens."""
     captures = given.captures
-    return compare_forced(
-        given.workloads["candidate"],
-        captures.get("reference"),
-        captures["baseline"],
-        captures["candidate"],
-        margin=given.margin,
-        levels=given.levels,
-    )
+    return given.workloads["candidate"], captures.get("reference"), captures["baseline"], captures["candidate"]
+
+
+def _forced_kl(given: Given) -> Verdict:
+    return compare_forced(*_scores(given), margin=given.margin, levels=given.levels)
+
+
+def _anchor(given: Given) -> Verdict:
+    return compare_anchor(*_scores(given), levels=given.levels)
+
+
+def _strata(given: Given) -> Verdict:
+    return compare_strata(*_scores(given), margin=given.margin, levels=given.levels)
+
+
+def _sharpness(given: Given) -> Verdict:
+    return compare_sharpness(*_scores(given), levels=given.levels)
+
+
+def _local(check: str, *, documents: bool) -> Callable[[Given], Verdict]:
+    def compare(given: Given) -> Verdict:
+        return compare_local(
+            *_scores(given),
+            given.captures.get("again"),
+            levels=given.levels,
+            check=check,
+            documents=documents,
+            vocabulary=given.vocabulary,
+        )
+
+    return compare
+
+
+def _regret(given: Given) -> Verdict:
+    captures, workload = given.captures, given.workloads["candidate"]
+    baseline = Chosen(workload, captures["baseline"], captures.get("reference"))
+    candidate = Chosen(workload, captures["candidate"], captures.get("candidate-reference"))
+    return compare_regret(baseline, candidate, margin=given.margin, levels=given.levels)
 
 
 def _greedy(given: Given) -> Verdict:
@@ -156,9 +193,15 @@ def _movements(given: Given, forced: str) -> Movements | None:
 PAIRS: Mapping[str, Callable[[Given], Verdict]] = {
     "prompt_ids": _prompt_ids,
     "forced_kl": _forced_kl,
+    "anchor": _anchor,
+    "strata": _strata,
+    "local_defects": _local("local_defects", documents=True),
+    "sharpness": _sharpness,
+    "vocabulary": _local("vocabulary", documents=False),
     "greedy": _greedy,
     "finish": _finish,
     "rollout": _rollout,
+    "regret": _regret,
 }
 """What `plan.PAIR_CHECKS` do with their captures."""
 

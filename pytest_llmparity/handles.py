@@ -25,7 +25,7 @@ SAME_BUILD, UPGRADE, OTHER_ENGINE = 0.10, 0.20, 0.25
 ROLLOUT_MARGIN = 0.50
 """Two texts of one prompt were measured to spread twice as far as the same tokens (kappa 0.50 against 0.27)."""
 
-_WITH_MARGIN = ("forced_kl", "rollout", "decode")
+_WITH_MARGIN = ("forced_kl", "strata", "rollout", "regret", "decode")
 
 
 class EnginePair:
@@ -63,6 +63,32 @@ class EnginePair:
         run's `margin`, else the run profile's, else by what changed between the arms.
         """
         return self._check("forced_kl", margin)
+
+    def strata(self, margin: float | None = None) -> Verdict:
+        """Is the candidate further from fp32 on any kind of document, or in their later halves? Statistical.
+
+        `margin` as in `forced_kl`, but at least 0.50: each kind has a fraction of the documents.
+        """
+        return self._check("strata", margin)
+
+    def local_defects(self) -> Verdict:
+        """Is any single document or token ruined? What stands out is asked again, alone and in company."""
+        return self._check("local_defects")
+
+    def sharpness(self) -> Verdict:
+        """Is the candidate sharper or flatter than the baseline: a scale, a temperature, a cap? Statistical."""
+        return self._check("sharpness")
+
+    def vocabulary(self) -> Verdict:
+        """Is any single id of the vocabulary scored wrongly? Each is forced once."""
+        return self._check("vocabulary")
+
+    def regret(self, margin: float | None = None) -> Verdict:
+        """Are the tokens it chooses as good by fp32's judgement? Statistical; for engines without scores.
+
+        `margin` as in `rollout`. It takes about 110 times the documents of `forced_kl` to see the same change.
+        """
+        return self._check("regret", rollout_margin(self._session, self._pair) if margin is None else margin)
 
     def greedy(self) -> Verdict:
         """Does greedy text leave the baseline's only at ties? Compared up to the first divergence."""
@@ -260,7 +286,11 @@ class _Asked:
 
     def given(self, margin: float) -> Given:
         """Return what the comparison works on."""
-        workloads = {role: self._session.workload(request, self._source) for role, request in self._requests.items()}
+        workloads = {
+            role: self._session.workload(request, self._source)
+            for role, request in self._requests.items()
+            if request.against is None
+        }
         vocabulary = self._session.workloads(self._source).vocabulary
         return Given(self._captures, workloads, vocabulary, margin, self._levels())
 
@@ -277,7 +307,11 @@ class _Asked:
         )
 
     def _names(self) -> dict[str, str]:
-        return {role: self._session.name_of(self._requests[role], each) for role, each in self._captures.items()}
+        return {
+            role: self._session.name_of(self._requests[role], each)
+            for role, each in self._captures.items()
+            if len(each) or self._requests[role].against is None  # nothing stood out, nothing was asked again
+        }
 
     def _arms_asked(self) -> Sequence[CaptureRequest]:
         return [request for role, request in self._requests.items() if role in ("baseline", "candidate")]

@@ -43,8 +43,9 @@ class RunProfile:
 
     `documents` forced documents of `length` scored tokens (half human text, half sampled from the reference),
     `prompts` greedy prompts of `max_tokens` tokens, `rollouts` prompts of `rollout_tokens` tokens that the
-    `deployed` profile decodes under load (0: that profile is not run at all); `margin` is relative to the floor,
-    None: by what changed.
+    `deployed` profile decodes under load (0: that profile is not run at all). `long` further documents have
+    `long_context` tokens before the scored ones; with `vocabulary`, each token id is scored once. `margin` is relative
+    to the floor, None: by what changed.
     """
 
     documents: int
@@ -54,6 +55,9 @@ class RunProfile:
     margin: float | None
     rollouts: int = 0
     rollout_tokens: int = 128
+    long: int = 0
+    long_context: int = 1024
+    vocabulary: bool = False
 
     @property
     def deployed(self) -> bool:
@@ -63,9 +67,20 @@ class RunProfile:
 
 RUN_PROFILES: Mapping[str, RunProfile] = {
     "smoke": RunProfile(documents=32, length=64, prompts=16, max_tokens=32, margin=0.50),
-    "ci": RunProfile(documents=128, length=192, prompts=64, max_tokens=64, margin=None, rollouts=64),
+    "ci": RunProfile(
+        documents=256, length=128, prompts=64, max_tokens=64, margin=None, rollouts=64, long=32, long_context=896
+    ),
     "release": RunProfile(
-        documents=512, length=192, prompts=256, max_tokens=128, margin=None, rollouts=256, rollout_tokens=256
+        documents=512,
+        length=192,
+        prompts=256,
+        max_tokens=128,
+        margin=None,
+        rollouts=256,
+        rollout_tokens=256,
+        long=32,
+        long_context=1856,
+        vocabulary=True,
     ),
 }
 
@@ -245,6 +260,9 @@ _PROFILE_KEYS: Mapping[str, Callable[[object], Any]] = {
     "max-tokens": _whole(1, 100_000),
     "rollouts": _whole(0, 100_000),
     "rollout-tokens": _whole(1, 100_000),
+    "long": _whole(0, 100_000),
+    "long-context": _whole(1, 100_000),
+    "vocabulary": _boolean,
     "margin": _number(0, 10),
 }
 _TABLE_KEYS = {option.name for option in OPTIONS if option.parse is not None}

@@ -17,13 +17,17 @@ REFERENCE = "reference"
 ROLLOUT = "rollout"
 Side = Literal["baseline", "candidate", "reference"]
 
+AGAIN: Mapping[str, str] = {"forced": "forced-again", "vocabulary": "vocabulary-again"}
+"""Workloads of what stood out in another workload, and is asked again."""
+
 
 @dataclass(frozen=True)
 class Take:
     """One capture that a check takes.
 
-    `role` is what it is for, and its option of `llmparity compare`. `of` is set for the reference's scores of an
-    arm's own tokens: whose. A `yardstick` says what honest rounding does; without a reference it is not taken.
+    `role` is what it is for, and its option of `llmparity compare`. A derived workload is made of captures: `of` says
+    whose answers it is about, and `against`, for what stands out and is asked again, whose they were compared with.
+    A `yardstick` says what honest rounding does; without a reference it is not taken.
     """
 
     role: str
@@ -31,16 +35,29 @@ class Take:
     workload: str
     profile: Profile = "strict"
     of: Side | None = None
+    against: Side | None = None
     yardstick: bool = False
+
+    @property
+    def optional(self) -> bool:
+        """Whether a check can say something without it: a recording cannot be asked again."""
+        return self.against is not None
 
 
 @dataclass(frozen=True)
 class Check:
-    """What one check takes, the abilities it asks of an engine, and how many statistical verdicts it holds."""
+    """What one check takes, the abilities it asks of an engine, and how many statistical verdicts it holds.
+
+    It is not made with fewer forced documents than `documents`, which could not decide it; with `one_format`, between
+    arms that are quantised differently; with `instead_of`, where both arms have that ability and a sharper check.
+    """
 
     takes: tuple[Take, ...]
     statistical: int = 0
     needs: tuple[str, ...] = ()
+    documents: int = 0
+    one_format: bool = False
+    instead_of: str | None = None
 
 
 _BASELINE_FORCED = Take("baseline-forced", "baseline", "forced", yardstick=True)
@@ -57,6 +74,26 @@ def _decoded(side: Side, decode: str, forced: str, reference: str) -> tuple[Take
     )
 
 
+def _forced(
+    workload: str = "forced",
+    *,
+    statistical: int = 1,
+    again: bool = False,
+    documents: int = 0,
+    one_format: bool = False,
+) -> Check:
+    """Return a check of both arms' and the reference's scores of the same tokens."""
+    takes = [
+        Take("baseline", "baseline", workload),
+        Take("candidate", "candidate", workload),
+        Take("reference", "reference", workload),
+    ]
+    if again:
+        standing_out = Take("again", "candidate", AGAIN[workload], of="candidate", against="baseline", yardstick=True)
+        takes.append(standing_out)
+    return Check(tuple(takes), statistical, needs=("score",), documents=documents, one_format=one_format)
+
+
 def _alike(workload: str, *needs: str, probed: bool = False) -> Check:
     """Return the check that one arm answers `greedy` alike when it is asked in another way."""
     probe = (Take("again", "candidate", "greedy-again", "deployed"),) if probed else ()
@@ -68,11 +105,12 @@ PAIR_CHECKS: Mapping[str, Check] = {
     "prompt_ids": Check(
         (Take("baseline", "baseline", "prompts"), Take("candidate", "candidate", "prompts")), needs=("tokenize",)
     ),
-    "forced_kl": Check(
-        (Take("baseline", "baseline", "forced"), Take("candidate", "candidate", "forced"), _REFERENCE_FORCED),
-        statistical=1,
-        needs=("score",),
-    ),
+    "forced_kl": _forced(),
+    "anchor": _forced(),
+    "strata": _forced(documents=32),
+    "local_defects": _forced(statistical=0, again=True),
+    "sharpness": _forced(documents=64, one_format=True),
+    "vocabulary": _forced("vocabulary", statistical=0, again=True),
     "greedy": Check(
         (
             Take("baseline", "baseline", "greedy"),
@@ -93,6 +131,17 @@ PAIR_CHECKS: Mapping[str, Check] = {
         ),
         statistical=3,
         needs=("generate", "score"),
+    ),
+    "regret": Check(
+        (
+            Take("baseline", "baseline", "rollout", "deployed"),
+            Take("candidate", "candidate", "rollout", "deployed"),
+            Take("reference", "reference", "rollout-forced", of="baseline"),
+            Take("candidate-reference", "reference", "rollout-forced", of="candidate"),
+        ),
+        statistical=1,
+        needs=("generate",),
+        instead_of="score",
     ),
 }
 ENGINE_CHECKS: Mapping[str, Check] = {
@@ -145,13 +194,25 @@ def _names(code: CodeType) -> Iterable[str]:
 class CaptureRequest:
     """One workload, by name, made of one prompt source (its digest), that one arm is to answer once.
 
-    `of` is the arm whose own tokens are scored, in a workload that is derived from its capture.
+    `of` is the arm whose capture a derived workload is made of; `against`, for what stands out and is asked again, the
+    arm that this capture was compared with.
     """
 
     arm: Arm
     source: str
     workload: str
     of: Arm | None = None
+    against: Arm | None = None
+
+    @property
+    def parents(self) -> tuple[tuple[Arm | None, str], ...]:
+        """(arm, workload) of the captures that a derived workload is made of; None stands for the reference."""
+        if self.of is None:
+            return ()
+        if self.against is None:
+            return ((self.of, ROLLOUT),)
+        parent = next(name for name, again in AGAIN.items() if again == self.workload)
+        return ((None, parent), (self.against, parent), (self.of, parent))
 
 
 @dataclass

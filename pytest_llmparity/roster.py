@@ -23,11 +23,14 @@ from .arms import (
 from .captures.format import CaptureUnreadable
 from .captures.replay import RecordedCaptures
 from .demo_model import demo_model_path, ensure_demo_model
+from .engines.arguments import given_value
 from .engines.base import Interpreter
 from .engines.checkpoint import (
     Checkpoint,
     checkpoint_dtype,
+    checkpoint_quantization,
     longest_context,
+    quantization_of,
     read_checkpoint,
     require_checkpoint_folder,
 )
@@ -142,6 +145,13 @@ class Roster:
                 ensure_demo_model(self._cache, interpreter.python, self._say)
             self._checkpoints[path] = read_checkpoint(path, self._cache / "weights-digests.json", self._warn)
         return self._checkpoints[path]
+
+    def quantization(self, arm: Arm) -> str | None:
+        """Return how an arm's weights are quantised, as its arguments, checkpoint or recording say; None if not."""
+        if (recorded := self.recorded(arm)) is not None:
+            return quantization_of(recorded.captures[0].fingerprint)
+        asked = given_value(arm.engine.args, "--quantization", "-q")
+        return asked or (checkpoint_quantization(arm.model) if arm.model.is_dir() else None)
 
     def interpreter(self, arm: Arm) -> Interpreter:
         """Return the Python that runs an arm's engine; its managed environment is made if it is missing."""

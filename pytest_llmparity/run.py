@@ -13,6 +13,7 @@ from typing import Any
 import platformdirs
 import pytest
 
+from .applicable import NotApplicable
 from .arms import Arm, ArmPair, ArmToggle
 from .engines.base import EngineError
 from .items import GATE, TIMER, VERDICTS, is_gate, item_id
@@ -22,7 +23,7 @@ from .report.collect import RunReport
 from .report.inert import inert
 from .report.plan_text import plan_lines
 from .secrets import Secrets
-from .session import NotApplicable, ParitySession
+from .session import ParitySession
 from .verdicts import Verdict
 from .workloads.sources import PromptSource, from_jsonl, shipped
 

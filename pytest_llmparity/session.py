@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
+from .applicable import NotApplicable, why_not
 from .arms import REPLAY, Arm, in_profile
 from .captures.model import Capture
 from .captures.store import CaptureStore
@@ -20,24 +21,12 @@ from .engines.hf import HfClient
 from .engines.lifecycle import Lifecycle, RunningEngine
 from .history import History
 from .options import Settings
-from .plan import REFERENCE, ROLLOUT, CaptureRequest, Check, Plan
+from .plan import REFERENCE, CaptureRequest, Check, Plan
 from .roster import Roster
 from .workloads.model import Workload
 from .workloads.prepare import PreparedWorkloads, Recipe, prepare
 from .workloads.sources import PromptSource, WorkloadInvalid
 from .workloads.variants import FORCED_ROLLOUT, forced_rollout
-
-
-@dataclass(frozen=True)
-class NotApplicable:
-    """Why a check is skipped. One that was `required` makes the run red: the user relies on it."""
-
-    reason: str
-    required: bool
-
-
-_BASIC = frozenset({"tokenize", "score", "generate"})
-"""Abilities without which an engine cannot be judged at all."""
 
 
 class ParitySession:
@@ -67,6 +56,7 @@ class ParitySession:
         self._captures: dict[CaptureRequest, Capture] = {}
         self._prepared: dict[str, PreparedWorkloads] = {}
         self._invalid: dict[str, WorkloadInvalid] = {}
+        self._busy: list[Arm] = []
 
     def warn(self, line: str) -> None:
         """Say something that does not change a verdict, now and in the report, once."""
@@ -95,50 +85,30 @@ class ParitySession:
             if not self.has_reference and (take.yardstick or take.side == REFERENCE):
                 continue
             arm = self.roster.reference if take.side == REFERENCE else in_profile(sides[take.side], take.profile)
-            of = None if take.of is None else in_profile(sides[take.of], "deployed")
-            found[take.role] = self.request(arm, source, take.workload, of)
+            of, against = (None if side is None else sides[side] for side in (take.of, take.against))
+            if of is not None and against is None:
+                of = in_profile(of, "deployed")  # what is generated is generated under load
+            found[take.role] = self.request(arm, source, take.workload, of, against)
         return found
 
-    def request(self, arm: Arm, source: PromptSource, workload: str, of: Arm | None = None) -> CaptureRequest:
+    def request(
+        self, arm: Arm, source: PromptSource, workload: str, of: Arm | None = None, against: Arm | None = None
+    ) -> CaptureRequest:
         """Return the request for a workload of an arm in this run's draw."""
-        return CaptureRequest(arm, source.digest, workload, (of or arm) if workload == FORCED_ROLLOUT else None)
+        if workload == FORCED_ROLLOUT:
+            of = of or arm
+        return CaptureRequest(arm, source.digest, workload, of, against)
 
     def why_not(
         self, check: Check, source: PromptSource, candidate: Arm, baseline: Arm | None = None
     ) -> NotApplicable | None:
         """Return why a check cannot be made: what engine or prompts lack, or the run profile leaves out; else None."""
-        deployed = any(take.profile == "deployed" for take in check.takes)
-        if deployed and not self._runs_deployed:
-            reason = f"run profile {self.settings.run_profile!r} leaves the deployed profile out; ci and release run it"
-            return NotApplicable(reason, required=False)
-        if "chat" in check.needs and all(chat.messages is None for chat in source.chats):
-            return NotApplicable("the prompts have no messages that could be sent as a chat", required=False)
-        sides = {"baseline": baseline, "candidate": candidate}
-        for side, arm in sides.items():
-            if arm is None:
-                continue
-            if (recorded := self.roster.recorded(arm)) is not None:
-                held = {capture.workload for capture in recorded.captures}
-                takes = [take for take in check.takes if self.has_reference or not take.yardstick]
-                absent = sorted({take.workload for take in takes if take.side == side} - held)
-                if absent:
-                    reason = f"{arm.id}: {recorded.folder} holds no capture of {', '.join(absent)}"
-                    return NotApplicable(reason, required=_BASIC.issuperset(check.needs))
-            elif (lacking := self.runs.missing(arm, check.needs)) is not None:
-                basic = self.runs.missing(arm, _BASIC.intersection(check.needs)) is not None
-                return NotApplicable(lacking, required=basic)
-        return None
+        return why_not(self, check, source, candidate, baseline)
 
     def refusal(self, arm: Arm) -> str | None:
         """Return what an engine said that ended at its start because it cannot do what it was asked for."""
         record = self.runs.record(arm)
         return record.error if record.refused else None
-
-    @property
-    def _runs_deployed(self) -> bool:
-        if (recorded := self.roster.recorded_workloads()) is not None:
-            return bool(recorded.rollout.prompts)
-        return self.settings.sizes.deployed
 
     def recipe(self, source: PromptSource) -> Recipe:
         """Return how this run makes workloads of a source."""
@@ -200,7 +170,8 @@ class ParitySession:
     def _why_missing(self, request: CaptureRequest, source: PromptSource) -> EngineError:
         """Return why a request was left unanswered although nothing is wrong with its own arm."""
         arm, name = request.arm, request.workload
-        if request.of is not None and (broken := self.runs.broken(request.of)) is not None:
+        parents = (parent.arm for parent in self._parents(request))
+        if (broken := next(filter(None, map(self.runs.broken, parents)), None)) is not None:
             return broken
         if (recorded := self.roster.recorded(arm)) is not None:
             return ArmUnavailable(f"{arm.id}: {recorded.folder} holds no capture of {name!r} for these prompts")
@@ -208,27 +179,50 @@ class ParitySession:
 
     def missing(self, request: CaptureRequest, source: PromptSource) -> str | None:
         """Return what a request asks for that its arm cannot do, as far as it was asked; None if nothing is known."""
-        if request.of is not None:
-            return self.runs.missing(request.of, ("generate", "score"))
-        return self.runs.missing(request.arm, [self.workload(request, source).asks_for])
+        if request.of is None:
+            return self.runs.missing(request.arm, [self.workload(request, source).asks_for])
+        if request.against is not None or request.arm == request.of:
+            return self.runs.missing(request.of, ("generate", "score") if request.against is None else ("score",))
+        return self.runs.missing(request.of, ("generate",))
 
     def collect(
         self, check: Check, source: PromptSource, candidate: Arm, baseline: Arm | None = None
     ) -> dict[str, Capture]:
         """Return the captures that a check takes, by role, made now as far as they are missing.
 
+        What stood out in a recording cannot be asked again; then that capture is not there.
+
         Raises:
             ArmUnavailable: when an arm cannot be started or broke.
         """
-        requests = self.requests(check, source, candidate, baseline)
-        return {role: self.capture_request(request, source) for role, request in requests.items()}
+        found = {}
+        for role, request in self.requests(check, source, candidate, baseline).items():
+            try:
+                found[role] = self.capture_request(request, source)
+            except ArmUnavailable:
+                if request.against is None or self.roster.recorded(request.arm) is None:
+                    raise
+        return found
 
     def workload(self, request: CaptureRequest, source: PromptSource) -> Workload:
-        """Return the workload a request means; one that is derived needs the capture it is made of."""
+        """Return the workload a request means; one that is derived needs the captures it is made of."""
         prepared = self.workloads(source)
         if request.of is None:
             return prepared.named(request.workload)
-        return forced_rollout(prepared.rollout, self.capture(request.of, source, ROLLOUT))
+        parents = [self.capture_request(parent, source) for parent in self._parents(request)]
+        if request.against is None:
+            return forced_rollout(prepared.rollout, parents[0])
+        from .parity.local_defects import asked_again  # SciPy's import takes seconds that a plan need not wait for
+
+        parent = prepared.named(parents[0].workload)
+        return asked_again(parent, *parents, documents=parent.name == "forced")
+
+    def _parents(self, request: CaptureRequest) -> list[CaptureRequest]:
+        """Return the requests for the captures that a derived workload is made of."""
+        return [
+            CaptureRequest(self.roster.reference if arm is None else arm, request.source, workload)
+            for arm, workload in request.parents
+        ]
 
     def name_of(self, request: CaptureRequest, capture: Capture) -> str:
         """Return the name under which `llmparity compare` finds a capture: in the store, or the file of a recording."""
@@ -258,47 +252,69 @@ class ParitySession:
         self.workloads(source)
         planned = [request for request in self.plan.of(arm, source.digest) if request not in self._captures]
         due = [request for request in planned if request.of is None]
-        due += [request for request in planned if request.of == arm]
-        if derived:
-            others = [request for request in planned if request.of not in (None, arm)]
-            due += [request for request in others if self._has_parent(request, source)]
-        missing = [request for request in due if not self._taken_from_store(request, source)]
+        self._busy.append(arm)
+        try:
+            of_captures = [request for request in planned if request.of is not None and (derived or request.of == arm)]
+            due += [request for request in of_captures if self._has_parents(request, source)]
+        finally:
+            self._busy.remove(arm)
+        missing = [request for request in due if not self._known(request, source)]
         while missing and arm.engine.kind != REPLAY:
             try:
                 self._answer(arm, missing, source)
             except EngineLost as error:
                 self.runs.note_restart(arm, error)
 
-    def _has_parent(self, request: CaptureRequest, source: PromptSource) -> bool:
-        """Make the capture that another arm's request is derived from; False where that arm is broken."""
-        assert request.of is not None
-        try:
-            self.capture(request.of, source, ROLLOUT)
-        except EngineError:
-            return False
+    def _has_parents(self, request: CaptureRequest, source: PromptSource) -> bool:
+        """Make the captures of other arms that a request is derived from; False where one cannot be had now."""
+        for parent in self._parents(request):
+            if parent.arm == request.arm or parent in self._captures:
+                continue
+            if parent.arm in self._busy:  # it waits for us: what stands out is asked again in a start of its own
+                return False
+            try:
+                self.capture_request(parent, source)
+            except EngineError:
+                return False
         return True
 
-    def _taken_from_store(self, request: CaptureRequest, source: PromptSource) -> bool:
-        own_parent = self.request(request.arm, source, ROLLOUT)
-        fresh = self.settings.fresh and request.arm.engine.kind != REPLAY
-        if fresh or (request.of == request.arm and own_parent not in self._captures):
+    def _known(self, request: CaptureRequest, source: PromptSource) -> bool:
+        """Take a capture from the store, or without asking where nothing is to be asked; False where it is missing."""
+        if self._waits_for_own(request):
             return False
-        stored = self.stored(request, self.workload(request, source))
+        workload = self.workload(request, source)
+        if self._asks_nothing(request, workload):
+            return True
+        if self.settings.fresh and request.arm.engine.kind != REPLAY:
+            return False
+        stored = self.stored(request, workload)
         if stored is not None:
             self._take_stored(request, stored)
         return stored is not None
+
+    def _waits_for_own(self, request: CaptureRequest) -> bool:
+        """Say whether a request is made of a capture that its own arm has yet to make."""
+        return any(each.arm == request.arm and each not in self._captures for each in self._parents(request))
+
+    def _asks_nothing(self, request: CaptureRequest, workload: Workload) -> bool:
+        """Say whether a request is about what stood out, and nothing did; then its capture is there, and empty."""
+        if request.against is None or workload.prompts:
+            return False
+        own = self._captures[self._parents(request)[-1]]
+        self._captures[request] = own.of_nothing(workload.name, workload.digest)
+        return True
 
     def _answer(self, arm: Arm, missing: list[CaptureRequest], source: PromptSource) -> None:
         """Start an arm and make what is missing, taking each request off the list when it is answered."""
         with self.runs.use(arm, self.workloads(source).vocabulary) as engine:
             made = []
             while missing:
-                if missing[0].of == arm and self.request(arm, source, ROLLOUT) not in self._captures:
-                    missing.pop(0)  # a server that cannot generate has no tokens to score
-                    continue
-                workload = self.workload(missing[0], source)
-                if workload.asks_for in self.runs.abilities(arm):
-                    made.append(self._made(engine, missing[0], workload))
+                request = missing[0]
+                # A server that cannot generate has no tokens of its own to score.
+                if not self._waits_for_own(request):
+                    workload = self.workload(request, source)
+                    if not self._asks_nothing(request, workload) and workload.asks_for in self.runs.abilities(arm):
+                        made.append(self._made(engine, request, workload))
                 missing.pop(0)
             self.runs.remember_cost(engine, made)
 

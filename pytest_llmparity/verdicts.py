@@ -10,6 +10,9 @@ from .report.inert import inert
 
 Status = Literal["pass", "fail", "undecided"]
 
+SEVERITY: tuple[Status, ...] = ("fail", "undecided", "pass")
+"""The worst first."""
+
 
 @dataclass(frozen=True)
 class Evidence:

@@ -63,6 +63,12 @@ class Scored:
         empty = np.zeros((n, 0), np.float32)
         return cls(np.asarray(token_ids, np.int32), np.zeros(n, np.float32), empty.astype(np.int32), empty)
 
+    def beginning_at(self, start: int) -> Scored:
+        """Return the distributions from scored position `start` on."""
+        return Scored(
+            self.token_ids[start:], self.token_logprobs[start:], self.top_ids[start:], self.top_logprobs[start:]
+        )
+
     @property
     def tail_mass(self) -> Floats:
         """Probability outside the top k, (T,); never below 0."""
@@ -141,6 +147,12 @@ class Capture:
         rows = slice(int(self.offsets[i]), int(self.offsets[i + 1]))
         a = self.arrays
         return Scored(a.token_ids[rows], a.token_logprobs[rows], a.top_ids[rows], a.top_logprobs[rows])
+
+    def of_nothing(self, workload: str, digest: str) -> Capture:
+        """Return the capture of a workload without prompts, which no engine has to be asked for."""
+        offsets, arrays = np.zeros(1, np.int64), self.arrays.beginning_at(self.tokens)
+        named = replace(self, workload=workload, workload_digest=digest, seconds=0.0)
+        return replace(named, answers=(), offsets=offsets, arrays=arrays, _index={})
 
     def rows(self) -> Iterator[tuple[Answer, Scored]]:
         """Yield each prompt's answer with its distributions."""

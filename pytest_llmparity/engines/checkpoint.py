@@ -86,6 +86,24 @@ def longest_context(path: Path) -> int:
     return int(_read_json(path / "config.json").get("max_position_embeddings") or 4096)
 
 
+def checkpoint_quantization(path: Path) -> str | None:
+    """Return the method by which config.json says that the weights are quantised; None if they are not."""
+    return _method(_read_json(path / "config.json"))
+
+
+def quantization_of(fingerprint: Mapping[str, Any]) -> str | None:
+    """Return how a running engine's weights were quantised, by its own words or its checkpoint's; None if not."""
+    told = fingerprint.get("facts", {}).get("settings", {}).get("quantization")
+    if told not in (None, "None"):
+        return str(told)
+    return _method(fingerprint.get("checkpoint", {}).get("config", {}))
+
+
+def _method(config: Mapping[str, Any]) -> str | None:
+    quantization = config.get("quantization_config") or {}
+    return str(quantization.get("quant_method", "unknown")) if quantization else None
+
+
 def read_checkpoint(path: Path, digest_cache: Path, warn: Callable[[str], None] = lambda _: None) -> Checkpoint:
     """Return the checkpoint at `path`; weights already hashed (same inode, size, mtime) are not read again.
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from .arguments import merged_arguments, split_arguments
 from .devices import device_count
 
 _SPECULATION = {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 4, "prompt_lookup_min": 2}
@@ -109,47 +110,11 @@ TOGGLE_NAMES = tuple(dict.fromkeys(name for toggles in TOGGLES.values() for name
 
 def toggled_arguments(toggle: Toggle, arguments: Sequence[str], *, on: bool, max_length: int) -> tuple[str, ...]:
     """Return the user's arguments with a feature switched, however the user spells its flags."""
-    kept, own = _split(arguments, toggle.replaces)
+    kept, own = split_arguments(arguments, toggle.replaces)
     if on and toggle.users_own and own:
         return tuple(arguments)
     added = [str(max_length) if word == "{max_length}" else word for word in (toggle.on if on else toggle.off)]
-    return _merged(kept, added)
-
-
-def _split(arguments: Sequence[str], flags: Mapping[str, int]) -> tuple[list[str], list[str]]:
-    """Return the other words, and those of these flags with their values."""
-    others, own = [], []
-    words = iter(arguments)
-    for word in words:
-        flag, has_value = _flag_of(word)
-        if flag not in flags:
-            others.append(word)
-            continue
-        values = 0 if has_value else flags[flag]
-        own += [word, *(value for _, value in zip(range(values), words, strict=False))]
-    return others, own
-
-
-def _flag_of(word: str) -> tuple[str, bool]:
-    """Return the flag a word gives, in vLLM's usual spelling, and whether the word holds its value too.
-
-    Underscores may stand for hyphens, `--config.key` for a key of a flag's JSON, and `-O3` for `-O 3`.
-    """
-    if re.match(r"-O[\d.=]", word):
-        return "-O", not word.startswith("-O.") or "=" in word
-    flag, equals, _ = word.partition("=")
-    return (flag.partition(".")[0].replace("_", "-") if flag.startswith("--") else flag), bool(equals)
-
-
-def _merged(kept: Sequence[str], added: Sequence[str]) -> tuple[str, ...]:
-    """Return both; a JSON object that both give to one flag becomes one, in which the added keys win."""
-    if len(added) == 2 and added[1].startswith("{"):
-        flag, value = added
-        for place, word in enumerate(kept[:-1]):
-            if _flag_of(word) == (flag, False) and kept[place + 1].startswith("{"):
-                both = {**json.loads(kept[place + 1]), **json.loads(value)}
-                return (*kept[:place], *kept[place + 2 :], flag, json.dumps(both))
-    return (*kept, *added)
+    return merged_arguments(kept, added)
 
 
 def refused(cause: str) -> bool:

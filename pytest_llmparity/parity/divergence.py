@@ -48,8 +48,8 @@ def measure(reference: Scored, baseline: Scored, candidate: Scored) -> Distances
     for name, arm in (("baseline", baseline), ("candidate", candidate)):
         if not np.array_equal(arm.token_ids, reference.token_ids):
             raise ValueError(f"the {name} scored other tokens than the reference; captures of different workloads")
-    at_baseline = _logprobs_of(reference.top_ids, baseline)
-    at_candidate = _logprobs_of(reference.top_ids, candidate)
+    at_baseline = logprobs_of(reference.top_ids, baseline)
+    at_candidate = logprobs_of(reference.top_ids, candidate)
     in_baseline, in_candidate = np.isfinite(at_baseline), np.isfinite(at_candidate)
     support = in_baseline & in_candidate & (reference.top_ids != NO_ID)
     p = np.where(support, np.exp(reference.top_logprobs.astype(np.float64)), 0.0)
@@ -80,7 +80,7 @@ def distance(reference: Scored, arm: Scored) -> tuple[Floats, Floats]:
     """
     if not np.array_equal(arm.token_ids, reference.token_ids):
         raise ValueError("the arm scored other tokens than the reference; captures of different workloads")
-    at_arm = _logprobs_of(reference.top_ids, arm)
+    at_arm = logprobs_of(reference.top_ids, arm)
     listed = np.isfinite(at_arm)
     support = listed & (reference.top_ids != NO_ID)
     p = np.where(support, np.exp(reference.top_logprobs.astype(np.float64)), 0.0)
@@ -92,13 +92,13 @@ def gap_movement(reference: Scored, baseline: Scored) -> Floats:
 
     One value for each position where both tokens are in the baseline's top-k; the yardstick for tie flips.
     """
-    at_baseline = _logprobs_of(reference.top_ids[:, :2], baseline)
+    at_baseline = logprobs_of(reference.top_ids[:, :2], baseline)
     gap_reference = reference.top_logprobs[:, 0].astype(np.float64) - reference.top_logprobs[:, 1]
     movement = np.abs(gap_reference - (at_baseline[:, 0] - at_baseline[:, 1]))
     return np.asarray(movement[np.isfinite(movement)], np.float64)
 
 
-def _logprobs_of(ids: NDArray[np.int32], arm: Scored) -> Floats:
+def logprobs_of(ids: NDArray[np.int32], arm: Scored) -> Floats:
     """Return the log-probability the arm lists for each of `ids` (T, j), -inf where it is not in its top-k."""
     found = np.full(ids.shape, -np.inf)
     for column in range(arm.top_ids.shape[1]):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +13,15 @@ from ..stats.kernel import Levels, fieller_ratio
 from ..verdicts import Evidence, Verdict
 from ..workloads.model import Prompt, Workload
 from .divergence import Distances, measure
-from .identity import engine_defects, identical, require_comparable
-from .paired import LEVEL, Documents, Finding, Floats, identity_figures, judge_documents, judge_identity, sum_by_unit
+from .paired import LEVEL, Documents, Finding, Floats, judge_documents, sum_by_unit
+from .settled import settle
 
 CHECK = "forced_kl"
+
+ANCHOR = "anchor"
+ANCHOR_MARGIN = 0.30
+"""How much further from fp32 than the first blessed capture, in floors: ten steps of +0.19 would be 5.7 times."""
+
 _WORST_SHOWN = 3
 _SUMMED = (
     "tokens",
@@ -62,10 +66,8 @@ def compare_forced(
     Raises:
         CapturesDiffer: when the captures are not of one workload, or are one and the same capture.
     """
-    require_comparable(workload, [capture for capture in (reference, baseline, candidate) if capture is not None])
-    found = _without_statistics(workload, reference, baseline, candidate, levels)
-    if found is not None:
-        return found
+    if (settled := settle(CHECK, workload, reference, baseline, candidate, levels)) is not None:
+        return settled
     assert reference is not None
     documents = tabulate(
         (prompt, reference.scored(i), baseline.scored(i), candidate.scored(i))
@@ -74,6 +76,18 @@ def compare_forced(
     dtype = str(baseline.fingerprint.get("dtype"))
     finding = judge_documents(documents, margin=margin, levels=levels, dtype=dtype)
     return _verdict(documents, finding, baseline, candidate)
+
+
+def compare_anchor(
+    workload: Workload, reference: Capture | None, first: Capture, candidate: Capture, *, levels: Levels
+) -> Verdict:
+    """Return whether the candidate is still as close to fp32 as the first capture that was blessed, 0.30 allowed.
+
+    Each step of an upgrade may pass its own margin; together they must not creep away. Errors as in `compare_forced`.
+    """
+    return replace(
+        compare_forced(workload, reference, first, candidate, margin=ANCHOR_MARGIN, levels=levels), check=ANCHOR
+    )
 
 
 def tabulate(rows: Iterable[tuple[Prompt, Scored, Scored, Scored]], yardstick: str = "baseline") -> ForcedDocuments:
@@ -99,38 +113,6 @@ def tabulate(rows: Iterable[tuple[Prompt, Scored, Scored, Scored]], yardstick: s
         worst=tuple(case for _, case in worst[:_WORST_SHOWN]),
         **dict(zip(_SUMMED, table, strict=True)),
     )
-
-
-def _without_statistics(
-    workload: Workload, reference: Capture | None, baseline: Capture, candidate: Capture, levels: Levels
-) -> Verdict | None:
-    """Return the verdict where no statistics are needed or possible, else None."""
-    documents = len({prompt.unit for prompt in workload.prompts})
-    verdict = partial(
-        Verdict,
-        CHECK,
-        baseline=baseline.arm,
-        candidate=candidate.arm,
-        prompts=len(workload.prompts),
-        tokens=candidate.tokens,
-    )
-    defects = engine_defects(*(capture for capture in (candidate, baseline, reference) if capture is not None))
-    if defects:
-        return verdict("fail", why=defects[0].text, evidence=tuple(defects))
-    if identical(baseline, candidate):
-        status, why = judge_identity(candidate.tokens, documents)
-        return verdict(
-            status,
-            why=why,
-            measured="R = 1 exactly",
-            power=f"any change of any of {candidate.tokens} distributions",
-            figures=identity_figures(levels),
-        )
-    if reference is None:
-        return verdict("undecided", why="the distributions differ and there is no reference to say which arm is worse")
-    if documents < 2:
-        return verdict("undecided", why="one document or none: nothing can be said about the spread between documents")
-    return None
 
 
 def _sums(distances: Distances) -> list[float]:

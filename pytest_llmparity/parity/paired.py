@@ -77,7 +77,7 @@ def identity_figures(levels: Levels) -> dict[str, object]:
 
 @dataclass(frozen=True, eq=False)
 class Finding:
-    """What the paired rule found. `yardstick` names the side whose distance from fp32 is the floor."""
+    """What the paired rule found. `yardstick` names the side whose `quantity` is the floor."""
 
     documents: Documents
     judgement: Judgement
@@ -85,6 +85,7 @@ class Finding:
     margin: float
     levels: Levels
     yardstick: str
+    quantity: str
     status: Status
     why: str
     strength: Power | None
@@ -107,7 +108,7 @@ class Finding:
     @property
     def limit(self) -> str:
         """What is allowed."""
-        return f"R <= {1 + self.margin:.2f} (margin {self.margin:.2f} over {self.yardstick}'s own distance from fp32)"
+        return f"R <= {1 + self.margin:.2f} (margin {self.margin:.2f} over {self.yardstick}'s own {self.quantity})"
 
     @property
     def interval(self) -> str:
@@ -162,7 +163,13 @@ class Finding:
 
 
 def judge_documents(
-    documents: Documents, *, margin: float, levels: Levels, yardstick: str = "the baseline", dtype: str | None = None
+    documents: Documents,
+    *,
+    margin: float,
+    levels: Levels,
+    yardstick: str = "the baseline",
+    quantity: str = "distance from fp32",
+    dtype: str | None = None,
 ) -> Finding:
     """Return what the paired rule says about at least 2 documents, each with at least one token.
 
@@ -176,10 +183,10 @@ def judge_documents(
     used = max(judgement.documents, 2)
     ratio = fieller_ratio(baseline[:used], candidate[:used], LEVEL)
     status, why = _suspicion(documents.floor, yardstick, dtype) or _status(
-        judgement, documents, ratio, margin, yardstick
+        judgement, documents, ratio, margin, f"{yardstick}'s {quantity}"
     )
     strength = detectable_ratio(baseline, candidate, tokens, margin=margin, levels=levels)
-    return Finding(documents, judgement, ratio, margin, levels, yardstick, status, why, strength)
+    return Finding(documents, judgement, ratio, margin, levels, yardstick, quantity, status, why, strength)
 
 
 def reference_suspect(floor: float, dtype: str | None) -> bool:
@@ -197,10 +204,8 @@ def _suspicion(floor: float, yardstick: str, dtype: str | None) -> tuple[Status,
     )
 
 
-def _status(
-    judgement: Judgement, documents: Documents, ratio: Ratio, margin: float, yardstick: str
-) -> tuple[Status, str]:
-    size = "" if ratio.estimate is None else f"R = {ratio.estimate:.2f} times {yardstick}'s distance from fp32, "
+def _status(judgement: Judgement, documents: Documents, ratio: Ratio, margin: float, floor: str) -> tuple[Status, str]:
+    size = "" if ratio.estimate is None else f"R = {ratio.estimate:.2f} times {floor}, "
     if judgement.outcome == "fail":
         return "fail", f"{size}more than the {1 + margin:.2f} allowed; {judgement.reason}"
     if judgement.outcome == "pass" and documents.overlap < _LOW_OVERLAP:

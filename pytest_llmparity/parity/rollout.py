@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..stats.kernel import Levels
-from ..verdicts import Evidence, Status, Verdict
+from ..verdicts import SEVERITY, Evidence, Verdict
 from .decode import Answered, Decoded, answered, compare_decode, judge_decoding
 from .divergence import Floats, distance
 from .identity import engine_defects, identical, require_comparable, require_distinct
@@ -30,7 +30,6 @@ from .paired import (
 __all__ = ["CHECK", "Decoded", "compare_decode", "compare_rollout"]
 
 CHECK = "rollout"
-_SEVERITY: tuple[Status, ...] = ("fail", "undecided", "pass")
 _WORST_SHOWN = 3
 
 
@@ -176,7 +175,7 @@ def _joined(
     if paired.status == "pass" and paired.figures.get("identical"):
         singles = [part for part in singles if part.status == "fail"]
     parts = [*singles[:1], paired, *singles[1:]]
-    status = min((part.status for part in parts), key=_SEVERITY.index)
+    status = min((part.status for part in parts), key=SEVERITY.index)
     deciding = [paired] if status == "pass" else [part for part in parts if part.status == status]
     figures = _figures(own, other, rows, others)
     return replace(

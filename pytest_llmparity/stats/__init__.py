@@ -18,7 +18,7 @@ from pytest_llmparity.stats.kernel import (
     paired_excess,
     round_up_to_look,
 )
-from pytest_llmparity.stats.power import Power, detectable_ratio, planned_documents, relative_spread
+from pytest_llmparity.stats.power import Power, detectable_ratio, detectable_shift, planned_documents, relative_spread
 
 __all__ = [
     "DOCUMENTS_TO_PASS",
@@ -31,6 +31,7 @@ __all__ = [
     "Power",
     "Ratio",
     "detectable_ratio",
+    "detectable_shift",
     "fieller_ratio",
     "judge",
     "look_schedule",

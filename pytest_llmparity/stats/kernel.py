@@ -64,6 +64,12 @@ class Levels:
             raise ValueError(f"a gate has at least one statistical check, found {checks}")
         return cls(alpha_fail=alpha / (3 * checks))
 
+    def shared(self, verdicts: int) -> Levels:
+        """Return the levels of each of several verdicts that make up one check: only false fails add up."""
+        if verdicts < 1:
+            raise ValueError(f"a check holds at least one verdict, found {verdicts}")
+        return Levels(self.alpha_fail / verdicts, self.beta)
+
 
 @dataclass(frozen=True)
 class Look:

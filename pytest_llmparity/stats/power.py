@@ -38,6 +38,21 @@ class Power:
     power: float
 
 
+def detectable_shift(values: npt.ArrayLike, *, levels: Levels, power: float = 0.9) -> float | None:
+    """Return by how much a mean must lie over its limit to be called `fail` with probability `power`.
+
+    `values` has shape (documents,); their spread is taken to stay as it is. The look is the last that they fill, as in
+    `detectable_ratio`. The result has the unit of the values; None when there are too few for any look.
+    """
+    sample = finite_vector(values, "values")
+    looks = look_schedule(sample.size)
+    if not looks:
+        return None
+    documents = looks[-1].documents
+    quantiles = float(stats.t.isf(levels.alpha_fail / 2, documents - 1) + stats.norm.ppf(power))
+    return quantiles * float(sample.std(ddof=1)) / math.sqrt(documents)
+
+
 def relative_spread(excess: npt.ArrayLike, baseline: npt.ArrayLike) -> float:
     """Return kappa = sd(z) / mean(B), the spread of the paired excess per document relative to the floor.
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from ..engines.base import RequestFailed
 from ..options import RunProfile
 from . import variants
+from .documents import choose_texts, every_id, long_documents, mixed
 from .model import Prompt, Workload
 from .sources import Chat, PromptSource, Text, WorkloadInvalid
 from .vocabulary import Vocabulary
@@ -86,11 +87,15 @@ class Recipe:
         )
 
 
+_NO_IDS = Workload("vocabulary", "score", (), 1)
+
+
 @dataclass(frozen=True)
 class PreparedWorkloads:
     """The workloads of one source: `prompts` (tokenize), `forced` (score), `greedy` and `rollout` (generate).
 
-    `named` has besides these the ways in which `greedy` is asked to find out whether an engine answers alike.
+    `every_id` (score) has each id of the vocabulary once, or no prompts where the run profile leaves that out. `named`
+    has besides these the ways in which `greedy` is asked to find out whether an engine answers alike.
     """
 
     prompts: Workload
@@ -98,6 +103,7 @@ class PreparedWorkloads:
     greedy: Workload
     rollout: Workload
     vocabulary: Vocabulary = field(repr=False)
+    every_id: Workload = _NO_IDS
 
     def named(self, name: str) -> Workload:
         """Return a workload by its name."""
@@ -106,7 +112,8 @@ class PreparedWorkloads:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of all that engines are asked."""
-        digests = [self.prompts.digest, self.forced.digest, self.greedy.digest, self.rollout.digest]
+        asked = (self.prompts, self.forced, self.greedy, self.rollout, self.every_id)
+        digests = [workload.digest for workload in asked if workload.prompts]
         return hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
     def restored(self, source: PromptSource) -> PreparedWorkloads:
@@ -133,9 +140,9 @@ class PreparedWorkloads:
 
     @cached_property
     def _by_name(self) -> Mapping[str, Workload]:
-        long = [prompt for prompt in self.forced.prompts if "human" in prompt.tags]
+        long = [prompt for prompt in self.forced.prompts if "human" in prompt.tags and "long" not in prompt.tags]
         workloads = (
-            *(self.prompts, self.forced, self.greedy, self.rollout),
+            *(self.prompts, self.forced, self.greedy, self.rollout, self.every_id),
             variants.again(self.greedy),
             variants.batched(self.greedy),
             variants.streamed(self.greedy),
@@ -153,6 +160,7 @@ class PreparedWorkloads:
             "forced": self.forced.to_json(),
             "greedy": self.greedy.to_json(),
             "rollout": self.rollout.to_json(),
+            "every_id": self.every_id.to_json(),
             "pieces": [] if self.vocabulary.hidden else list(self.vocabulary.pieces),
             "hidden_pieces": self.vocabulary.hidden,
         }
@@ -166,6 +174,8 @@ class PreparedWorkloads:
             greedy=Workload.from_json(data["greedy"]),
             rollout=Workload.from_json(data["rollout"]),
             vocabulary=Vocabulary(tuple(data["pieces"]), data.get("hidden_pieces", 0)),
+            # Folders that were recorded before this workload existed have none of it.
+            **({"every_id": Workload.from_json(data["every_id"])} if "every_id" in data else {}),
         )
 
 
@@ -188,29 +198,31 @@ def prepare(recipe: Recipe, tokenizer: Tokenizer, progress: Callable[[str], None
     made = {chat.id: _chat_prompt(chat, tokenizer, private=source.private) for chat in asked}
     greedy = [replace(made[chat.id], max_tokens=chat.max_tokens or sizes.max_tokens) for chat in chats]
     decoded = [replace(made[chat.id], max_tokens=chat.max_tokens or sizes.rollout_tokens) for chat in rollouts]
-    human = [_text_prompt(text, tokenizer, sizes.length) for text in source.texts[:texts]]
+    human = [_text_prompt(text, tokenizer, sizes.length) for text in choose_texts(source.texts, texts)]
+    human += _long(recipe, tokenizer)
     sampled = _sampled([made[chat.id] for chat in openings], tokenizer, sizes.length, progress)
     seen = [_as_tokenized(prompt) for prompt in greedy if prompt.messages is not None]
-    seen += [_whole_text(text, tokenizer) for text in source.texts[: min(texts, sizes.prompts)]]
+    seen += [_whole_text(text, tokenizer) for text in choose_texts(source.texts, min(texts, sizes.prompts))]
+    ids = every_id(vocabulary.size, sizes.length) if sizes.vocabulary else []
     return PreparedWorkloads(
         prompts=Workload("prompts", "tokenize", tuple(seen), 0),
-        forced=Workload("forced", "score", tuple(interleave(human, sampled)), recipe.top_k),
+        forced=Workload("forced", "score", tuple(mixed([*human, *sampled])), recipe.top_k),
         greedy=Workload("greedy", "generate", tuple(greedy), recipe.top_k),
         rollout=Workload("rollout", "generate", tuple(decoded), recipe.top_k, variants.mixed_load(len(decoded))),
         vocabulary=vocabulary.kept_hidden() if source.private else vocabulary,
+        every_id=replace(_NO_IDS, prompts=tuple(ids)),
     )
 
 
-def interleave(human: Sequence[Prompt], sampled: Sequence[Prompt]) -> list[Prompt]:
-    """Return both kinds in turn, each in an order given by its ids' digests: every look holds a share of both."""
+def _long(recipe: Recipe, tokenizer: Tokenizer) -> list[Prompt]:
+    sizes = recipe.sizes
 
-    def shuffled(prompts: Sequence[Prompt]) -> list[Prompt]:
-        return sorted(prompts, key=lambda prompt: hashlib.sha256(repr(prompt.ids).encode()).hexdigest())
+    def encode(text: str) -> Sequence[int]:
+        return tokenizer.encode(text=text)[0]
 
-    left, right = shuffled(human), shuffled(sampled)
-    shared = min(len(left), len(right))
-    mixed = [prompt for pair in zip(left[:shared], right[:shared], strict=True) for prompt in pair]
-    return mixed + left[shared:] + right[shared:]
+    return long_documents(
+        recipe.source.texts, encode, count=sizes.long, context=sizes.long_context, length=sizes.length
+    )
 
 
 def _require_in_vocabulary(chats: Iterable[Chat], size: int) -> None:

@@ -82,7 +82,7 @@ class TestSources:
 
     def test_the_run_profile_decides_sizes(self, settings):
         assert settings(command_line={"run-profile": "smoke"}).sizes is RUN_PROFILES["smoke"]
-        assert settings().sizes.documents == 128
+        assert settings().sizes.documents == 256
 
 
 class TestWrongValues:

@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from pytest_llmparity.options import RunProfile
+from pytest_llmparity.workloads.documents import mixed
 from pytest_llmparity.workloads.model import Prompt, Workload
-from pytest_llmparity.workloads.prepare import PreparedWorkloads, Recipe, interleave, prepare
+from pytest_llmparity.workloads.prepare import PreparedWorkloads, Recipe, prepare
 from pytest_llmparity.workloads.sources import Chat, PromptSource, Text
 from pytest_llmparity.workloads.vocabulary import Vocabulary
 
@@ -150,7 +151,7 @@ class TestPrepare:
 
     def test_the_order_does_not_depend_on_the_order_of_the_source(self, recipe):
         human = prepared_of(replace(recipe, sampled=False)).forced.prompts
-        assert interleave(list(reversed(human)), []) == interleave(human, [])
+        assert mixed(reversed(human)) == mixed(human)
 
     def test_the_recipes_digest_ignores_the_margin_and_nothing_else(self, recipe):
         assert replace(recipe, sizes=replace(SIZES, margin=0.1)).digest == recipe.digest

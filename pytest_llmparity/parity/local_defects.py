@@ -1,0 +1,226 @@
+"""The local check: is any single document, or any single token, ruined?
+
+A mean over documents hides one of them among many. A document is *suspect* when its R is over 4 times the median of all
+documents, or when one of its forced tokens is further off the reference than any rounding takes it. What is suspect is
+asked again, alone and in company: a defect comes back, bad luck does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..captures.model import Capture, Scored
+from ..stats.kernel import MATERIALITY, Levels
+from ..verdicts import Evidence, Status, Verdict
+from ..workloads.model import Prompt, Stage, Workload
+from ..workloads.vocabulary import Vocabulary
+from .divergence import measure
+from .identity import require_comparable
+from .settled import settle
+
+CHECK = "local_defects"
+
+DOCUMENT_FACTOR = 4.0
+"""Times the median ratio of all documents; honest changes: 1.97 at most, FP8: 2.5."""
+
+TOKEN_LIMIT = 1.0
+"""Nats that one forced token's log-probability may be off the reference whatever the baseline's are; bf16: 0.95."""
+
+TOKEN_FACTOR = 3.0
+"""Times the furthest that any of the baseline's tokens is off."""
+
+ASKED_AGAIN = 8
+"""Suspect documents that are asked again, the worst first; one that comes back is enough."""
+
+ALONE, IN_COMPANY = "alone", "in-company"
+
+_COMPANY = 8
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What makes a document suspect: R over `ratio`, or a forced token off the reference by over `token` nats."""
+
+    ratio: float
+    token: float
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """One document with something wrong, and what; `size` is in units of what is allowed."""
+
+    prompt: str
+    position: int
+    size: float
+    text: str
+
+
+@dataclass(frozen=True, eq=False)
+class _Row:
+    prompt: Prompt
+    reference: Scored
+    baseline: Scored
+    candidate: Scored
+
+    def ratio(self) -> float:
+        """Return R of this document; what costs less than the materiality counts as that."""
+        found = measure(self.reference, self.baseline, self.candidate)
+        least = MATERIALITY * len(self.reference.token_ids)
+        return float(max(found.kl_candidate.sum(), least) / max(found.kl_baseline.sum(), least))
+
+    def off(self, arm: Scored) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        """Return how far an arm's log-probability of each forced token is off the reference's, nats."""
+        return np.abs(arm.token_logprobs.astype(np.float64) - self.reference.token_logprobs)
+
+
+def compare_local(
+    workload: Workload,
+    reference: Capture | None,
+    baseline: Capture,
+    candidate: Capture,
+    again: Capture | None,
+    *,
+    levels: Levels,
+    check: str = CHECK,
+    documents: bool = True,
+    vocabulary: Vocabulary | None = None,
+) -> Verdict:
+    """Return whether any document or token is off by more than honest kernels ever are.
+
+    `again` is the candidate's capture of `asked_again`; None where it cannot be asked. A suspect that comes back when
+    it is asked alone, or in company, is a `fail`; one that does not is `undecided`: the engine does not repeat itself.
+    Without `documents` only tokens are looked at.
+
+    Raises:
+        CapturesDiffer: when the captures are not of one workload, `again` is not of its suspects, or two captures are
+            one and the same.
+    """
+    if (settled := settle(check, workload, reference, baseline, candidate, levels)) is not None:
+        return settled
+    assert reference is not None
+    if again is not None:
+        require_comparable(asked_again(workload, reference, baseline, candidate, documents=documents), [again])
+    rows = _rows(workload, reference, baseline, candidate)
+    limits = _limits(rows, documents=documents)
+    suspects = _suspects(rows, limits, vocabulary or Vocabulary())
+    status, why = _judge(suspects, rows, limits, again)
+    off = max(float(row.off(row.candidate).max(initial=0.0)) for row in rows)
+    limit = f"no forced token off fp32 by over {limits.token:.2f} nat"
+    measured = f"furthest token {off:.2f} nat off fp32, baseline {_furthest(rows):.2f}"
+    if documents:
+        ratios = [row.ratio() for row in rows]
+        measured = f"largest R of a document {max(ratios):.2f}, median {np.median(ratios):.2f}; {measured}"
+        limit = f"no document over R = {limits.ratio:.2f} ({DOCUMENT_FACTOR:g} times the median); {limit}"
+    return Verdict(
+        check,
+        status,
+        baseline.arm,
+        candidate.arm,
+        why,
+        measured=measured,
+        limit=limit,
+        power=f"any one of {len(rows)} documents or {candidate.tokens} tokens beyond the limit; what is in none of "
+        "them is not seen",
+        prompts=len(rows),
+        tokens=candidate.tokens,
+        evidence=tuple(Evidence(each.prompt, each.text, each.position) for each in suspects[:_SHOWN]),
+        figures={
+            "suspects": [{"prompt": each.prompt, "position": each.position, "size": each.size} for each in suspects],
+            "largest_token_error": off,
+            "token_limit": limits.token,
+            "document_limit": limits.ratio if documents else None,
+            "asked_again": 0 if again is None else len(again.answers),
+        },
+    )
+
+
+def asked_again(
+    workload: Workload, reference: Capture, baseline: Capture, candidate: Capture, *, documents: bool = True
+) -> Workload:
+    """Return the suspects as a workload of their own: each alone (`ID@alone`), then all in company (`ID@in-company`).
+
+    It is empty when nothing is suspect.
+    """
+    rows = _rows(workload, reference, baseline, candidate)
+    suspects = _suspects(rows, _limits(rows, documents=documents), Vocabulary())[:ASKED_AGAIN]
+    wanted = {each.prompt for each in suspects}
+    again = [prompt for prompt in workload.prompts if prompt.id in wanted]
+    others = [prompt for prompt in workload.prompts if prompt.id not in wanted][: _COMPANY if again else 0]
+    company = [_named(prompt, IN_COMPANY) for prompt in (*again, *others)]
+    stages = (Stage(len(again), 1), Stage(len(company), len(company))) if again else ()
+    prompts = (*(_named(prompt, ALONE) for prompt in again), *company)
+    return replace(workload, name=f"{workload.name}-again", prompts=prompts, stages=stages)
+
+
+def _named(prompt: Prompt, where: str) -> Prompt:
+    return replace(prompt, id=f"{prompt.id}@{where}")
+
+
+def _rows(workload: Workload, reference: Capture, baseline: Capture, candidate: Capture) -> list[_Row]:
+    captures = (reference, baseline, candidate)
+    return [_Row(prompt, *(each.scored(i) for each in captures)) for i, prompt in enumerate(workload.prompts)]
+
+
+def _furthest(rows: Sequence[_Row]) -> float:
+    return max(float(row.off(row.baseline).max(initial=0.0)) for row in rows)
+
+
+def _limits(rows: Sequence[_Row], *, documents: bool) -> Limits:
+    ratio = DOCUMENT_FACTOR * float(np.median([row.ratio() for row in rows])) if documents else np.inf
+    return Limits(ratio, max(TOKEN_LIMIT, TOKEN_FACTOR * _furthest(rows)))
+
+
+def _suspects(rows: Sequence[_Row], limits: Limits, vocabulary: Vocabulary) -> list[Suspect]:
+    found = [suspect for row in rows if (suspect := _suspect(row, limits, vocabulary)) is not None]
+    return sorted(found, key=lambda suspect: -suspect.size)
+
+
+def _suspect(row: _Row, limits: Limits, vocabulary: Vocabulary) -> Suspect | None:
+    off = row.off(row.candidate)
+    at = int(off.argmax())
+    if off[at] > limits.token:
+        token = vocabulary.piece(int(row.reference.token_ids[at]))
+        said = f"log-probability {row.candidate.token_logprobs[at]:.3f}, fp32 {row.reference.token_logprobs[at]:.3f}"
+        text = f"forced token {token}: {said}, baseline {row.baseline.token_logprobs[at]:.3f}"
+        return Suspect(row.prompt.id, at, float(off[at] / limits.token), text)
+    if not np.isfinite(limits.ratio) or (ratio := row.ratio()) <= limits.ratio:
+        return None
+    distances = measure(row.reference, row.baseline, row.candidate)
+    at = int((distances.kl_candidate - distances.kl_baseline).argmax())
+    text = f"R = {ratio:.1f} on this document: {distances.kl_candidate.sum():.4f} nat from fp32, baseline "
+    text += f"{distances.kl_baseline.sum():.4f}; most of it here, {distances.kl_candidate[at]:.4f}"
+    return Suspect(row.prompt.id, at, ratio / limits.ratio, text)
+
+
+def _stands_out(row: _Row, limits: Limits) -> bool:
+    return row.candidate.defect() is not None or _suspect(row, limits, Vocabulary()) is not None
+
+
+def _judge(
+    suspects: Sequence[Suspect], rows: Sequence[_Row], limits: Limits, again: Capture | None
+) -> tuple[Status, str]:
+    if not suspects:
+        return "pass", f"none of {len(rows)} documents and none of their tokens stands out"
+    names = ", ".join(each.prompt for each in suspects[:_SHOWN])
+    if again is None:
+        return "undecided", f"{len(suspects)} documents stand out ({names}) and could not be asked again"
+    by_id = {row.prompt.id: row for row in rows}
+    answers = {answer.prompt_id: scored for answer, scored in again.rows()}
+    for where, how in ((ALONE, "alone"), (IN_COMPANY, "in company, not when asked alone")):
+        back = []
+        for each in suspects[:ASKED_AGAIN]:
+            answer = answers.get(f"{each.prompt}@{where}")
+            row = by_id[each.prompt]
+            if answer is not None and _stands_out(replace(row, candidate=answer), limits):
+                back.append(each)
+        if back:
+            shown = ", ".join(each.prompt for each in back[:_SHOWN])
+            return "fail", f"{shown}: {back[0].text}; the same again {how}"
+    return (
+        "undecided",
+        f"{len(suspects)} documents stood out once ({names}) and not when they were asked again: unstable",
+    )

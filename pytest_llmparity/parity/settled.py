@@ -1,0 +1,53 @@
+"""What two captures and a reference settle without statistics: impossible numbers, identity, nothing to judge by."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from ..captures.model import Capture
+from ..stats.kernel import Levels
+from ..verdicts import Verdict
+from ..workloads.model import Workload
+from .identity import engine_defects, identical, require_comparable
+from .paired import identity_figures, judge_identity
+
+
+def settle(
+    check: str,
+    workload: Workload,
+    reference: Capture | None,
+    baseline: Capture,
+    candidate: Capture,
+    levels: Levels,
+) -> Verdict | None:
+    """Return the verdict where no statistics are needed or possible, else None; then there is a reference.
+
+    Raises:
+        CapturesDiffer: when the captures are not of one workload, or are one and the same capture.
+    """
+    require_comparable(workload, [capture for capture in (reference, baseline, candidate) if capture is not None])
+    documents = len({prompt.unit for prompt in workload.prompts})
+    verdict = partial(
+        Verdict,
+        check,
+        baseline=baseline.arm,
+        candidate=candidate.arm,
+        prompts=len(workload.prompts),
+        tokens=candidate.tokens,
+    )
+    if defects := engine_defects(*(capture for capture in (candidate, baseline, reference) if capture is not None)):
+        return verdict("fail", why=defects[0].text, evidence=tuple(defects))
+    if identical(baseline, candidate):
+        status, why = judge_identity(candidate.tokens, documents)
+        return verdict(
+            status,
+            why=why,
+            measured="R = 1 exactly",
+            power=f"any change of any of {candidate.tokens} distributions",
+            figures=identity_figures(levels),
+        )
+    if reference is None:
+        return verdict("undecided", why="the distributions differ and there is no reference to say which arm is worse")
+    if documents < 2:
+        return verdict("undecided", why="one document or none: nothing can be said about the spread between documents")
+    return None

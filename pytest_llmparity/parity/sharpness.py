@@ -1,0 +1,123 @@
+"""The sharpness check: are the candidate's distributions sharper or flatter than the baseline's?
+
+A scale on the last layer, a forgotten temperature or soft cap changes every log-probability in proportion to itself.
+KL grows with the square of such an error and passes a small one; the slope grows with the error itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..captures.model import NO_ID, Capture, Scored
+from ..stats.kernel import Judgement, Levels, Vector, judge, mean_interval
+from ..stats.power import detectable_shift
+from ..verdicts import SEVERITY, Status, Verdict
+from ..workloads.model import Workload
+from .divergence import Floats, logprobs_of
+from .paired import LEVEL, sum_by_unit
+from .settled import settle
+
+CHECK = "sharpness"
+
+SLOPE_LIMIT = 0.002
+"""How much sharper or flatter is allowed: 0.2 % of an inverse temperature. Honest kernels: at most 0.0009."""
+
+DOCUMENTS = 64
+"""Documents of about 128 tokens that it takes: the slope of one document spreads by 0.002 to 0.003."""
+
+
+def compare_sharpness(
+    workload: Workload, reference: Capture | None, baseline: Capture, candidate: Capture, *, levels: Levels
+) -> Verdict:
+    """Return whether the candidate is as sharp as the baseline, to 0.002 in both directions.
+
+    The slope of an arm on a document is the regression of delta = log p_arm - log p_ref on log p_ref under the
+    reference's top-k, renormalised: sum of Cov(delta, log p_ref) over sum of Var(log p_ref). It is 0 for the same
+    temperature, and 1/T - 1 for temperature T. The unit value is the candidate's slope minus the baseline's.
+
+    Raises:
+        CapturesDiffer: when the captures are not of one workload, or are one and the same capture.
+    """
+    if (settled := settle(CHECK, workload, reference, baseline, candidate, levels)) is not None:
+        return settled
+    assert reference is not None
+    documents = _tabulate(workload, reference, baseline, candidate)
+    difference = documents.candidate - documents.baseline
+    each = levels.shared(2)
+    sharper = judge(difference - SLOPE_LIMIT, levels=each, n_max=difference.size)
+    flatter = judge(-difference - SLOPE_LIMIT, levels=each, n_max=difference.size)
+    status, why = _status(sharper, flatter)
+    mean, low, high = mean_interval(difference, LEVEL)
+    slopes = float(documents.candidate.mean()), float(documents.baseline.mean())
+    return Verdict(
+        CHECK,
+        status,
+        baseline.arm,
+        candidate.arm,
+        why,
+        measured=f"slope against fp32 {slopes[0]:+.5f}, baseline {slopes[1]:+.5f}; difference {mean:+.5f}",
+        limit=f"difference from {-SLOPE_LIMIT:+.3f} to {SLOPE_LIMIT:+.3f}",
+        interval=f"{low:+.5f} to {high:+.5f} (t, {LEVEL:.0%})",
+        power=_power(difference, levels),
+        prompts=difference.size,
+        tokens=candidate.tokens,
+        figures={
+            "slope": slopes[0],
+            "slope_baseline": slopes[1],
+            "difference": [mean, low, high],
+            "sd": float(difference.std(ddof=1)),
+            "documents_needed": max(sharper.needed or 0, flatter.needed or 0) or None,
+        },
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Slopes:
+    """Slopes of both arms by document, shapes (n,)."""
+
+    baseline: Vector
+    candidate: Vector
+
+
+def _tabulate(workload: Workload, reference: Capture, baseline: Capture, candidate: Capture) -> _Slopes:
+    rows = []
+    for i in range(len(workload.prompts)):
+        sides = (covariance(reference.scored(i), arm.scored(i)) for arm in (baseline, candidate))
+        rows.append([value for side in sides for value in side])
+    _, sums = sum_by_unit([prompt.unit for prompt in workload.prompts], rows)
+    return _Slopes(sums[0] / sums[1], sums[2] / sums[3])
+
+
+def covariance(reference: Scored, arm: Scored) -> tuple[float, float]:
+    """Return (sum of Cov_p(delta, log p), sum of Var_p(log p)) over the positions, both in nat^2.
+
+    p is the reference's distribution over the ids that both list, renormalised; delta = log p_arm - log p.
+    """
+    at_arm = logprobs_of(reference.top_ids, arm)
+    shared = np.isfinite(at_arm) & (reference.top_ids != NO_ID)
+    log_p = np.where(shared, reference.top_logprobs.astype(np.float64), 0.0)
+    p = np.where(shared, np.exp(log_p), 0.0)
+    p = p / np.maximum(p.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    delta = np.where(shared, at_arm, 0.0) - log_p
+    centred = log_p - (p * log_p).sum(axis=1, keepdims=True)
+    products: Floats = p * centred * delta
+    variances: Floats = p * centred**2
+    # A document whose every distribution has one outcome has no slope; the least positive number keeps it at 0.
+    return float(products.sum()), max(float(variances.sum()), float(np.finfo(np.float64).tiny))
+
+
+def _status(sharper: Judgement, flatter: Judgement) -> tuple[Status, str]:
+    status = min((sharper.outcome, flatter.outcome), key=SEVERITY.index)
+    if status == "pass":
+        return status, "as sharp as the baseline"
+    side, word = (sharper, "sharper") if sharper.outcome == status else (flatter, "flatter")
+    if status == "fail":
+        return status, f"{word} than the baseline by over {SLOPE_LIMIT}: a scale, a temperature or a cap is off"
+    return status, f"not shown to be no {word} than the baseline: {side.reason}"
+
+
+def _power(difference: Vector, levels: Levels) -> str:
+    seen = detectable_shift(difference, levels=levels.shared(2))
+    return "" if seen is None else f"a slope off by {SLOPE_LIMIT + seen:.4f} is called fail in 90% of runs"

@@ -1,0 +1,133 @@
+"""The paired rule on each kind of document by itself: a mean over all of them can hide one that is ruined.
+
+R = 2 in one of eight kinds is 1.125 overall. A stratum is a kind of text (one of `STRATA`, by the prompts' tags), text
+sampled from the reference, or a place: the later half of every document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ..captures.model import Capture, Scored
+from ..stats.kernel import DOCUMENTS_TO_PASS, Levels
+from ..verdicts import SEVERITY, Evidence, Verdict
+from ..workloads.model import Prompt, Workload
+from .forced import ForcedDocuments, tabulate
+from .paired import Finding, judge_documents
+from .settled import settle
+
+CHECK = "strata"
+
+STRATA = ("prose", "code", "other-script", "other-language", "digits", "repetition", "sampled", "long")
+"""Tags that name a kind of document."""
+
+LATER = "later half"
+
+STRATUM_MARGIN = 0.50
+"""Margin of a stratum, in floors, at least: 32 documents cannot decide less."""
+
+Row = tuple[Prompt, Scored, Scored, Scored]
+
+
+@dataclass(frozen=True, eq=False)
+class _Stratum:
+    name: str
+    documents: ForcedDocuments
+    finding: Finding
+
+    def line(self) -> str:
+        """Return its result in words."""
+        found = self.finding
+        low, high = found.ratio.low, found.ratio.high
+        interval = "" if low is None or high is None else f" ({max(low, 0.0):.2f} to {high:.2f})"
+        return f"{self.name} R = {found.estimate}{interval}"
+
+    def figures(self) -> dict[str, object]:
+        """Return the numbers behind the words."""
+        return {"verdict": self.finding.status, "why": self.finding.why, "power": self.finding.power} | (
+            self.finding.figures()
+        )
+
+
+def compare_strata(
+    workload: Workload,
+    reference: Capture | None,
+    baseline: Capture,
+    candidate: Capture,
+    *,
+    margin: float,
+    levels: Levels,
+) -> Verdict:
+    """Return the worst verdict of the paired rule over the strata of at least 32 documents, and what each is.
+
+    The margin of a stratum is `margin`, but at least 0.50: a stratum holds a fraction of the documents. Its `fail`
+    level is that of the check divided by the number of strata. Strata with fewer documents are counted, not judged.
+
+    Raises:
+        CapturesDiffer: when the captures are not of one workload, or are one and the same capture.
+    """
+    if (settled := settle(CHECK, workload, reference, baseline, candidate, levels)) is not None:
+        return settled
+    assert reference is not None
+    rows = [(p, reference.scored(i), baseline.scored(i), candidate.scored(i)) for i, p in enumerate(workload.prompts)]
+    members = strata_of(rows)
+    judged = {name: part for name, part in members.items() if _units(part) >= DOCUMENTS_TO_PASS}
+    small = {name: _units(part) for name, part in members.items() if name not in judged}
+    if not judged:
+        least = f"no kind of document has the {DOCUMENTS_TO_PASS} that a verdict needs"
+        return Verdict(CHECK, "undecided", baseline.arm, candidate.arm, least, figures={"too_small": small})
+    share, allowed = levels.shared(len(judged)), max(margin, STRATUM_MARGIN)
+    dtype = str(baseline.fingerprint.get("dtype"))
+    strata = []
+    for name, part in judged.items():
+        documents = tabulate(part)
+        strata.append(_Stratum(name, documents, judge_documents(documents, margin=allowed, levels=share, dtype=dtype)))
+    return _verdict(strata, small, baseline, candidate)
+
+
+def strata_of(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Return the rows of each stratum, by name; a row may be in several, and is cut where the stratum is a place."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        for name in STRATA:
+            if name in row[0].tags:
+                found.setdefault(name, []).append(row)
+        half = len(row[1].token_ids) // 2
+        if half:
+            prompt, *scored = row
+            later = [each.beginning_at(half) for each in scored]
+            found.setdefault(LATER, []).append((prompt, later[0], later[1], later[2]))
+    return found
+
+
+def _units(rows: Sequence[Row]) -> int:
+    return len({row[0].unit for row in rows})
+
+
+def _verdict(strata: Sequence[_Stratum], small: Mapping[str, int], baseline: Capture, candidate: Capture) -> Verdict:
+    status = min((each.finding.status for each in strata), key=SEVERITY.index)
+    deciding = [each for each in strata if each.finding.status == status]
+    if status == "pass":
+        why = f"{len(strata)} kinds of documents, each within its margin"
+    else:
+        why = "; ".join(f"{each.name}: {each.finding.why}" for each in deciding)
+    return Verdict(
+        CHECK,
+        status,
+        baseline.arm,
+        candidate.arm,
+        why,
+        measured="; ".join(each.line() for each in strata),
+        limit=f"in each: {strata[0].finding.limit}",
+        power="; ".join(f"{each.name}: {each.finding.power}" for each in strata)
+        + "".join(f"; {name}: nothing, {n} documents are too few" for name, n in sorted(small.items())),
+        prompts=sum(each.finding.used for each in strata),
+        tokens=sum(each.finding.tokens for each in strata),
+        evidence=_evidence(deciding) if status != "pass" else (),
+        figures={"strata": {each.name: each.figures() for each in strata}, "too_small": dict(small)},
+    )
+
+
+def _evidence(strata: Sequence[_Stratum]) -> tuple[Evidence, ...]:
+    return tuple(case for each in strata for case in (each.finding.spread, *each.documents.worst[:1]))

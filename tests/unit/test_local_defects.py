@@ -1,0 +1,163 @@
+"""Single documents and tokens that are ruined, and what happens when they are asked again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from builders import LEVELS, ForcedCase, capture_of, scored_of, with_row
+
+from pytest_llmparity.captures.model import Answer
+from pytest_llmparity.parity.identity import CapturesDiffer
+from pytest_llmparity.parity.local_defects import asked_again, compare_local
+
+NOISE = 0.05
+RUINED = "doc-7"
+
+
+@pytest.fixture(scope="module")
+def case():
+    return ForcedCase.make(48)
+
+
+@pytest.fixture(scope="module")
+def honest(case):
+    return case.capture("b", NOISE, seed=2)
+
+
+def noise_of(case, ruined, size=6.0):
+    return [NOISE * (size if prompt.id in ruined else 1.0) for prompt in case.workload.prompts]
+
+
+def baseline_of(case):
+    return case.capture("a", NOISE, seed=1)
+
+
+def again_of(case, candidate, *, alone=1.0, company=1.0):
+    """Return the candidate's answers to what stood out, off by that many times the honest noise."""
+    workload = asked_again(case.workload, case.reference(), baseline_of(case), candidate)
+    rng = np.random.default_rng(11)
+    rows = []
+    for prompt in workload.prompts:
+        name, _, where = prompt.id.partition("@")
+        at = int(name.removeprefix("doc-"))
+        size = NOISE * (alone if where == "alone" else company)
+        logits = case.logits[at] + rng.normal(0.0, size, case.logits[at].shape)
+        rows.append(scored_of(logits, prompt.ids[prompt.scored_from :]))
+    return capture_of(workload, rows, "b", [Answer(prompt.id) for prompt in workload.prompts])
+
+
+def compare(case, candidate, again=None, **options):
+    return compare_local(case.workload, case.reference(), baseline_of(case), candidate, again, levels=LEVELS, **options)
+
+
+class TestNothingStandsOut:
+    def test_an_honest_candidate_passes_and_nothing_is_asked_again(self, case, honest):
+        verdict = compare(case, honest)
+        assert verdict.status == "pass"
+        assert "none of 48 documents" in verdict.why
+        assert asked_again(case.workload, case.reference(), baseline_of(case), honest).prompts == ()
+
+    def test_a_candidate_that_is_worse_everywhere_has_no_local_defect(self, case):
+        assert compare(case, case.capture("b", 1.5 * NOISE, seed=2)).status == "pass"
+
+    def test_identical_captures_pass(self, case):
+        assert compare(case, case.capture("b", NOISE, seed=1)).why.startswith("bit-identical")
+
+
+@pytest.fixture(scope="module")
+def ruined(case):
+    return case.capture("b", noise_of(case, {RUINED}), seed=2)
+
+
+class TestOneRuinedDocument:
+    def test_it_is_asked_again_alone_and_in_company(self, case, ruined):
+        workload = asked_again(case.workload, case.reference(), baseline_of(case), ruined)
+        assert [prompt.id for prompt in workload.prompts][:2] == ["doc-7@alone", "doc-7@in-company"]
+        assert [stage.in_flight for stage in workload.stages] == [1, 9]
+        assert workload.name == "forced-again"
+
+    def test_one_that_comes_back_fails(self, case, ruined):
+        verdict = compare(case, ruined, again_of(case, ruined, alone=6.0, company=6.0))
+        assert verdict.status == "fail"
+        assert "doc-7" in verdict.why
+        assert "the same again alone" in verdict.why
+        assert verdict.evidence[0].prompt == RUINED
+        assert verdict.evidence[0].position is not None
+
+    def test_one_that_comes_back_in_company_only_fails_and_says_so(self, case, ruined):
+        verdict = compare(case, ruined, again_of(case, ruined, company=6.0))
+        assert verdict.status == "fail"
+        assert "in company, not when asked alone" in verdict.why
+
+    def test_one_that_does_not_come_back_is_unstable(self, case, ruined):
+        verdict = compare(case, ruined, again_of(case, ruined))
+        assert verdict.status == "undecided"
+        assert "unstable" in verdict.why
+
+    def test_one_that_cannot_be_asked_again_is_undecided(self, case, ruined):
+        verdict = compare(case, ruined)
+        assert verdict.status == "undecided"
+        assert "could not be asked again" in verdict.why
+
+    def test_answers_to_something_else_are_refused(self, case, ruined):
+        other = case.capture("b", noise_of(case, {"doc-3"}), seed=2)
+        with pytest.raises(CapturesDiffer):
+            compare(case, ruined, again_of(case, other))
+
+    def test_nan_the_second_time_comes_back_too(self, case, ruined):
+        again = with_row(again_of(case, ruined), "doc-7@alone", token_logprobs={0: np.nan})
+        assert compare(case, ruined, again).status == "fail"
+
+
+class TestOneRuinedToken:
+    def off(self, case, honest, nats):
+        scored = honest.scored(honest.position(RUINED))
+        return with_row(honest, RUINED, token_logprobs={5: float(scored.token_logprobs[5]) - nats})
+
+    @pytest.mark.parametrize("documents", [True, False])
+    def test_one_over_the_limit_stands_out(self, case, honest, documents):
+        candidate = self.off(case, honest, 2.5)
+        verdict = compare(case, candidate, documents=documents)
+        assert verdict.status == "undecided"
+        assert verdict.figures["suspects"][0]["position"] == 5
+        assert verdict.evidence[0].text.startswith("forced token ")
+
+    def test_one_within_the_limit_does_not(self, case, honest):
+        candidate = self.off(case, honest, 0.3)
+        assert compare(case, candidate, documents=False).status == "pass"
+
+    def test_the_limit_grows_with_the_baseline(self, case, honest):
+        coarse = with_row(baseline_of(case), RUINED, token_logprobs={3: -12.0})
+        verdict = compare_local(
+            case.workload, case.reference(), coarse, self.off(case, honest, 2.5), None, levels=LEVELS, documents=False
+        )
+        assert verdict.figures["token_limit"] > 3.0
+        assert verdict.status == "pass"
+
+    def test_a_document_that_is_ruined_is_not_looked_at_without_documents(self, case):
+        ruined = case.capture("b", noise_of(case, {RUINED}, size=5.0), seed=2)
+        assert compare(case, ruined, documents=False).status == "pass"
+
+
+def test_no_more_than_eight_are_asked_again(case):
+    ruined = {f"doc-{i}" for i in range(12)}
+    candidate = case.capture("b", noise_of(case, ruined), seed=2)
+    workload = asked_again(case.workload, case.reference(), baseline_of(case), candidate)
+    assert sum(prompt.id.endswith("@alone") for prompt in workload.prompts) == 8
+
+
+def test_a_number_that_no_probability_can_be_fails_before_all_that(case, honest):
+    broken = with_row(honest, RUINED, token_logprobs={0: np.nan})
+    assert compare(case, broken).status == "fail"
+
+
+def test_without_a_reference_it_is_undecided(case, honest):
+    verdict = compare_local(case.workload, None, baseline_of(case), honest, None, levels=LEVELS)
+    assert verdict.status == "undecided"
+
+
+def test_the_same_capture_twice_is_refused(case, honest):
+    with pytest.raises(CapturesDiffer):
+        compare_local(case.workload, case.reference(), honest, replace(honest, arm="c"), None, levels=LEVELS)
