@@ -11,6 +11,7 @@ from .arms import Arm, ArmPair, ArmToggle
 from .captures.fingerprint import differences
 from .captures.model import Capture
 from .comparison import ENGINES, PAIRS, Given
+from .margins import SAME_BUILD, default_margin
 from .plan import ENGINE_CHECKS, PAIR_CHECKS, CaptureRequest, Check, alike_check
 from .session import ParitySession
 from .stats.kernel import Levels
@@ -18,12 +19,6 @@ from .verdicts import Verdict
 from .workloads.sources import PromptSource, WorkloadInvalid
 
 Recorder = Callable[[Verdict], Verdict]
-
-SAME_BUILD, UPGRADE, OTHER_ENGINE = 0.10, 0.20, 0.25
-"""Margins by what changed, in floors; each clears the honest changes measured for it (docs/statistics.md)."""
-
-ROLLOUT_MARGIN = 0.50
-"""Two texts of one prompt were measured to spread twice as far as the same tokens (kappa 0.50 against 0.27)."""
 
 _WITH_MARGIN = ("forced_kl", "strata", "rollout", "regret", "decode")
 
@@ -88,7 +83,7 @@ class EnginePair:
 
         `margin` as in `rollout`. It takes about 110 times the documents of `forced_kl` to see the same change.
         """
-        return self._check("regret", rollout_margin(self._session, self._pair) if margin is None else margin)
+        return self._check("regret", margin)
 
     def greedy(self) -> Verdict:
         """Does greedy text leave the baseline's only at ties? Compared up to the first divergence."""
@@ -105,12 +100,10 @@ class EnginePair:
         own tokens is held against its own forced scores of them, and against the other arm's distance from fp32.
         `margin` as in `forced_kl`, but at least 0.50 unless it is named.
         """
-        if margin is None:
-            margin = rollout_margin(self._session, self._pair)
         return self._check("rollout", margin)
 
     def _check(self, name: str, margin: float | None = None) -> Verdict:
-        margin = default_margin(self._session, self._pair) if margin is None else margin
+        margin = default_margin(self._session, self._pair, name) if margin is None else margin
         asked = _Asked(self._session, self._source, PAIR_CHECKS[name], self._pair.candidate, self._pair.baseline)
         given = asked.given(margin)
         return self._record(asked.finished(PAIRS[name](given), given))
@@ -152,7 +145,7 @@ class SingleEngine:
         """Do answers end where and why they should, and does usage count them right? Exact."""
         return self._check("finish")
 
-    def decode(self, margin: float = SAME_BUILD) -> Verdict:
+    def decode(self, margin: float = SAME_BUILD.margin) -> Verdict:
         """Is what the engine says while decoding under load as close to fp32 as its own forced scores? Statistical.
 
         `margin` is how much further is allowed, relative to the forced scores' own distance.
@@ -180,7 +173,7 @@ class SingleEngine:
         verdict = Verdict("expect", "pass" if condition else "fail", None, self.id, why)
         return self._record(verdict)
 
-    def _check(self, name: str, margin: float = SAME_BUILD) -> Verdict:
+    def _check(self, name: str, margin: float = SAME_BUILD.margin) -> Verdict:
         asked = _Asked(self._session, self._source, ENGINE_CHECKS[name], self._arm, None)
         given = asked.given(margin)
         return self._record(asked.finished(ENGINES[name](given), given))
@@ -204,7 +197,7 @@ class ToggledEngine:
         """Does the engine answer alike, up to ties, with the feature off and on? One that idled proves nothing."""
         toggle = self._toggle
         asked = _Asked(self._session, self._source, alike_check(toggle), toggle.on, toggle.off)
-        given = asked.given(SAME_BUILD)
+        given = asked.given(SAME_BUILD.margin)
         verdict = asked.finished(ENGINES["alike"](given), given)
         return self._record(with_activity(verdict, toggle, given.captures["baseline"], given.captures["candidate"]))
 
@@ -218,20 +211,6 @@ class Reference:
     def capture(self, workload: str) -> Capture:
         """Return the reference's capture of `forced`."""
         return self._session.capture(self._session.roster.reference, self._source, workload)
-
-
-def default_margin(session: ParitySession, pair: ArmPair) -> float:
-    """Return the margin that applies to a pair when a test names none."""
-    settings = session.settings
-    if settings.margin is not None:
-        return settings.margin
-    if settings.sizes.margin is not None:
-        return settings.sizes.margin
-    keys = [session.roster.key(arm) for arm in (pair.baseline, pair.candidate)]
-    kinds = {str(key.fields["kind"]) for key in keys}
-    if len(kinds) > 1 or "openai" in kinds:  # nobody knows which engine is behind a URL
-        return OTHER_ENGINE
-    return SAME_BUILD if keys[0].digest == keys[1].digest else UPGRADE
 
 
 def with_activity(verdict: Verdict, toggle: ArmToggle, off: Capture, on: Capture) -> Verdict:
@@ -266,12 +245,6 @@ def _nothing_tried(verdict: Verdict, why: str) -> Verdict:
     if verdict.status == "fail":
         return verdict
     return replace(verdict, status="undecided", why=f"{why}: nothing was tried")
-
-
-def rollout_margin(session: ParitySession, pair: ArmPair) -> float:
-    """Return the margin of a rollout when a test names none: arms that answer different texts spread more."""
-    margin = default_margin(session, pair)
-    return margin if session.settings.margin is not None else max(margin, ROLLOUT_MARGIN)
 
 
 class _Asked:

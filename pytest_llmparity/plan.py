@@ -106,7 +106,6 @@ PAIR_CHECKS: Mapping[str, Check] = {
         (Take("baseline", "baseline", "prompts"), Take("candidate", "candidate", "prompts")), needs=("tokenize",)
     ),
     "forced_kl": _forced(),
-    "anchor": _forced(),
     "strata": _forced(documents=32),
     "local_defects": _forced(statistical=0, again=True),
     "sharpness": _forced(documents=64, one_format=True),

@@ -16,6 +16,7 @@ import pytest
 from .applicable import NotApplicable
 from .arms import Arm, ArmPair, ArmToggle
 from .engines.base import EngineError
+from .feasible import remember, undecidable
 from .items import GATE, TIMER, VERDICTS, is_gate, item_id
 from .options import Settings
 from .plan import ENGINE_CHECKS, PAIR_CHECKS, TOGGLE_CHECKS, Check, alike_check, checks_called
@@ -68,8 +69,24 @@ class Run:
         planned = [item for item in self._items if _workload_fixture(item) is None]
         for item in planned:
             self._declare_item(item, self.source)
+        self._require_decidable(planned)
         if planned and (shortfall := self.session.recipe(self.source).shortfall) is not None:
             self.session.say(shortfall)
+
+    def _require_decidable(self, items: Iterable[pytest.Function]) -> None:
+        """Refuse a plan that would come out undecided, as far as earlier runs tell; a tolerated one is only said.
+
+        Raises:
+            pytest.UsageError: naming what would do.
+        """
+        pairs = [(item, pair) for item in items if (pair := _parameters(item)[0]) is not None]
+        checks = [(item_id(item), check, pair) for item, pair in pairs for check in self._checks(item, PAIR_CHECKS)]
+        lines = list(undecidable(self.session, self.source, checks))
+        if lines and self.session.settings.undecided == "fail" and not self.session.settings.plan:
+            because = "\n".join(lines)
+            raise pytest.UsageError(f"{because}\nor --llm-undecided=warn, which lets the run go on and counts it")
+        for line in lines:
+            self.session.say(line)
 
     def capture_for(self, item: pytest.Item) -> None:
         """Make what an item on the run's own prompts needs; a failure is kept and raised by its fixture."""
@@ -111,6 +128,9 @@ class Run:
         name = item_id(item)
         tolerated = verdict.status == "undecided" and self.session.settings.undecided == "warn"
         verdict = verdict.with_context(id=name, rerun=self._rerun(name), tolerated=tolerated)
+        pair = _parameters(item)[0]
+        if pair is not None:
+            remember(self.session, name, pair, verdict)
         recorded = item.stash.setdefault(VERDICTS, [])
         if verdict not in recorded:  # else a rerun of the test compared the same captures again
             recorded.append(verdict)

@@ -23,6 +23,7 @@ from .history import History
 from .options import Settings
 from .plan import REFERENCE, CaptureRequest, Check, Plan
 from .roster import Roster
+from .spreads import Spreads
 from .workloads.model import Workload
 from .workloads.prepare import PreparedWorkloads, Recipe, prepare
 from .workloads.sources import PromptSource, WorkloadInvalid
@@ -43,6 +44,7 @@ class ParitySession:
         self.roster = Roster(settings, cache, say, self.run, self.warn)
         self.lifecycle = Lifecycle(cache / "run", say)
         self.history = History(cache / "history.jsonl")
+        self.spreads = Spreads(cache / "spreads.jsonl")
         self.runs = EngineRuns(
             settings,
             self.roster,

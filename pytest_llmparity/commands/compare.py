@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from ..captures.fingerprint import differences
 from ..captures.model import Capture
 from ..captures.store import CaptureStore
+from ..margins import OTHER_ENGINE, SAME_BUILD
 from ..options import OptionError, Settings
 from ..plan import ALIKE, ENGINE_CHECKS, PAIR_CHECKS, REFERENCE, Check
 from ..run import cache_folder
@@ -24,6 +25,7 @@ _CHECKS: Mapping[str, Check] = {
     **PAIR_CHECKS,
     **{name: ENGINE_CHECKS[name] for name in _OF_ONE_ARM},
     "alike": ALIKE,
+    "anchor": PAIR_CHECKS["forced_kl"],
 }
 _USUAL: Mapping[str, tuple[str, ...]] = {
     "tokenize": ("prompt_ids",),
@@ -38,7 +40,8 @@ _ROLES: Mapping[str, str] = {
     "ties), or its scores of its own tokens for a rollout",
     "candidate-forced": "the same of the candidate",
     "candidate-reference": "rollout: the fp32 reference's scores of the candidate's own tokens",
-    "again": "streaming, chat: the first capture made once more, to see whether this engine repeats itself",
+    "again": "streaming, chat: the first capture made once more, to see whether this engine repeats itself; "
+    "local_defects, vocabulary: the candidate's answers to what stood out, asked again",
 }
 
 
@@ -144,13 +147,14 @@ def _require_fitting(check: str, candidate: Capture, roles: Collection[str]) -> 
         )
     workloads = {take.workload for take in takes if take.role == "candidate"}
     workloads |= {"in-context-warm"} if check == "alike" else set()
-    if check in (*_OF_ONE_ARM, "alike") and candidate.workload not in workloads:
+    if check in (*_OF_ONE_ARM, "alike", "vocabulary") and candidate.workload not in workloads:
         wanted = " or ".join(sorted(workloads))
         raise OptionError(
             f"--check {check}: takes a capture of {wanted}, {candidate.arm} answered {candidate.workload}"
         )
-    by_reference = [take.role for take in takes if take.yardstick or take.side == REFERENCE]
-    missing = [take.role for take in takes if take.role not in by_reference and take.role not in roles]
+    by_reference = [take.role for take in takes if not take.optional and (take.yardstick or take.side == REFERENCE)]
+    needed = [take.role for take in takes if not take.optional and take.role not in by_reference]
+    missing = [role for role in needed if role not in roles]
     if missing:
         options = " and ".join("BASELINE and CANDIDATE" if role == "baseline" else f"--{role}" for role in missing)
         raise OptionError(f"--check {check}: give {options}")
@@ -161,7 +165,7 @@ def _require_fitting(check: str, candidate: Capture, roles: Collection[str]) -> 
 
 
 def _kind(workload: str) -> str:
-    return {"prompts": "tokenize", "forced": "score"}.get(workload, "generate")
+    return {"prompts": "tokenize", "forced": "score", "vocabulary": "score"}.get(workload, "generate")
 
 
 def _verdicts(
@@ -173,11 +177,15 @@ def _verdicts(
 ) -> list[Verdict]:
     # Here and not above: they bring SciPy, a second that the other subcommands need not wait for.
     from ..comparison import ENGINES, PAIRS, Given, of_one_prompt
-    from ..handles import OTHER_ENGINE, SAME_BUILD
     from ..stats.kernel import Levels
 
-    found = {role: inputs.workload(capture, list(captures.values())) for role, capture in captures.items()}
-    usual = SAME_BUILD if "decode" in checks else OTHER_ENGINE
+    optional = {take.role for check in checks for take in _CHECKS[check].takes if take.optional}
+    found = {
+        role: inputs.workload(capture, list(captures.values()))
+        for role, capture in captures.items()
+        if role not in optional
+    }
+    usual = (SAME_BUILD if "decode" in checks else OTHER_ENGINE).margin
     whole = Given(
         captures,
         {role: workload for role, (workload, _) in found.items()},

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..captures.model import Capture, Scored
-from ..stats.kernel import Levels, fieller_ratio
+from ..stats.kernel import Levels, Ratio, fieller_ratio
+from ..stats.power import detectable_shift
 from ..verdicts import Evidence, Verdict
 from ..workloads.model import Prompt, Workload
 from .divergence import Distances, measure
@@ -136,11 +137,11 @@ def _verdict(documents: ForcedDocuments, finding: Finding, baseline: Capture, ca
         finding.status,
         baseline.arm,
         candidate.arm,
-        finding.why,
+        f"{triangulated(finding.ratio, baseline.arm, candidate.arm)}; {finding.why}",
         measured=_measured(documents, finding),
         limit=finding.limit,
         interval=finding.interval,
-        power=finding.power,
+        power="; ".join(part for part in (finding.power, _resolution(documents, finding)) if part),
         prompts=finding.used,
         tokens=finding.tokens,
         evidence=(finding.spread, *documents.worst) if finding.status != "pass" else (),
@@ -159,6 +160,32 @@ def _measured(documents: ForcedDocuments, finding: Finding) -> str:
         f"baseline {documents.regret_baseline.sum() / tokens:.5f}; "
         f"NLL change {nll.estimate:+.5f} nat a token ({nll.low:+.5f} to {nll.high:+.5f})"
     )
+
+
+def triangulated(ratio: Ratio, baseline: str, candidate: str) -> str:
+    """Return in words which arm is further from fp32, as far as Fieller's interval of R tells."""
+    if ratio.low is None or ratio.high is None:
+        return "the baseline's distance from fp32 cannot be told from zero"
+    if ratio.low > 1:
+        return f"{candidate} is further from fp32 than {baseline}"
+    if ratio.high < 1:
+        return f"{baseline} is further from fp32 than {candidate}"
+    return "neither arm is shown to be further from fp32"
+
+
+def _resolution(documents: ForcedDocuments, finding: Finding) -> str:
+    """Return what changes of KL, NLL and flips would have been told from none at the check's fail level, in words."""
+    tokens = float(documents.tokens.mean())
+    changes = (
+        documents.kl_candidate - documents.kl_baseline,
+        documents.nll_change,
+        documents.flips_candidate - documents.flips_baseline,
+    )
+    seen = [detectable_shift(change, levels=finding.levels) for change in changes]
+    if seen[0] is None or seen[1] is None or seen[2] is None:
+        return ""
+    kl, nll, flips = (shift / tokens for shift in seen if shift is not None)
+    return f"told from no change: KL +{kl:.6f} nat a token, NLL {nll:.5f} nat a token, flips {flips:.2%} of tokens"
 
 
 def _figures(documents: ForcedDocuments) -> dict[str, object]:

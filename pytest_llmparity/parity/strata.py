@@ -109,7 +109,7 @@ def _verdict(strata: Sequence[_Stratum], small: Mapping[str, int], baseline: Cap
     status = min((each.finding.status for each in strata), key=SEVERITY.index)
     deciding = [each for each in strata if each.finding.status == status]
     if status == "pass":
-        why = f"{len(strata)} kinds of documents, each within its margin"
+        why = f"each within its margin: {', '.join(each.name for each in strata)}"
     else:
         why = "; ".join(f"{each.name}: {each.finding.why}" for each in deciding)
     return Verdict(

@@ -27,7 +27,8 @@ from pytest_llmparity.engines.environments import EnvironmentFailed
 from pytest_llmparity.engines.launch_key import LaunchKey
 from pytest_llmparity.engines.lifecycle import EngineFailed
 from pytest_llmparity.engines.registry import Registry
-from pytest_llmparity.handles import OTHER_ENGINE, EnginePair
+from pytest_llmparity.handles import EnginePair
+from pytest_llmparity.margins import OTHER_ENGINE
 from pytest_llmparity.options import load_settings
 from pytest_llmparity.plan import PAIR_CHECKS
 from pytest_llmparity.report.inert import inert
@@ -569,7 +570,7 @@ def test_every_command_explains_itself_with_an_example(command: str, capsys: pyt
 def test_the_help_of_compare_names_the_default_margin(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["compare", "--help"])
-    assert f"else {OTHER_ENGINE}," in " ".join(capsys.readouterr().out.split())
+    assert f"else {OTHER_ENGINE.margin}," in " ".join(capsys.readouterr().out.split())
 
 
 def test_output_into_a_closed_pipe_is_quiet(files: Path) -> None:

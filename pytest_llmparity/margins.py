@@ -1,0 +1,48 @@
+"""How much further from fp32 a candidate may be when a test names no margin, by what changed between the arms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .arms import ArmPair
+
+if TYPE_CHECKING:
+    from .session import ParitySession
+
+
+@dataclass(frozen=True)
+class Change:
+    """What changed from baseline to candidate: the margin that applies, and what an honest one costs; in floors."""
+
+    name: str
+    margin: float
+    allowance: float
+
+
+SAME_BUILD = Change("the same build", 0.10, 0.00)
+UPGRADE = Change("an upgrade", 0.20, 0.05)
+OTHER_ENGINE = Change("another engine", 0.25, 0.10)
+"""Each margin clears the honest changes measured for it (docs/statistics.md)."""
+
+ROLLOUT_MARGIN = 0.50
+"""Two texts of one prompt were measured to spread twice as far as the same tokens (kappa 0.50 against 0.27)."""
+
+
+def change_of(session: ParitySession, pair: ArmPair) -> Change:
+    """Return what changed between the arms of a pair, by their launch keys."""
+    keys = [session.roster.key(arm) for arm in (pair.baseline, pair.candidate)]
+    kinds = {str(key.fields["kind"]) for key in keys}
+    if len(kinds) > 1 or "openai" in kinds:  # nobody knows which engine is behind a URL
+        return OTHER_ENGINE
+    return SAME_BUILD if keys[0].digest == keys[1].digest else UPGRADE
+
+
+def default_margin(session: ParitySession, pair: ArmPair, check: str = "forced_kl") -> float:
+    """Return the margin that applies to a check of a pair when a test names none."""
+    settings = session.settings
+    if settings.margin is not None:
+        return settings.margin
+    margin = settings.sizes.margin if settings.sizes.margin is not None else change_of(session, pair).margin
+    # Arms that answer different texts spread more.
+    return max(margin, ROLLOUT_MARGIN) if check in ("rollout", "regret") else margin
