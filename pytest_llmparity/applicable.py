@@ -63,6 +63,8 @@ def _not_of_these_prompts(check: Check, source: PromptSource) -> NotApplicable |
 
 
 def _not_between(session: ParitySession, check: Check, arms: list[Arm]) -> NotApplicable | None:
+    if check.arbitrated and not session.has_reference:
+        return NotApplicable("there is no reference; forced_kl says whether the arms are identical")
     if check.one_format:
         formats = {arm.id: session.roster.quantization(arm) for arm in arms}
         if len(set(formats.values())) > 1:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any, NoReturn
 
+from .commands.calibrate import CALIBRATE
 from .commands.capture import CAPTURE
 from .commands.command import Command, Group, say
 from .commands.compare import COMPARE
@@ -24,7 +25,7 @@ from .engines.base import EngineError
 from .engines.lifecycle import InterpreterMissing
 from .engines.process import EngineDied
 
-COMMANDS: tuple[Command | Group, ...] = (CAPTURE, COMPARE, SHOW, ENVIRONMENTS, MODELS, UP, PS, DOWN)
+COMMANDS: tuple[Command | Group, ...] = (CAPTURE, COMPARE, CALIBRATE, SHOW, ENVIRONMENTS, MODELS, UP, PS, DOWN)
 ENGINE_FAILED, USAGE, INTERRUPTED = 2, 3, 130
 _EXPECTED = (ValueError, OSError, EngineError, EngineDied, *SETUP_ERRORS)
 _ABOUT = """\

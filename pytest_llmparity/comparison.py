@@ -36,6 +36,8 @@ class Given:
     vocabulary: Vocabulary
     margin: float
     levels: Levels
+    kl_limit: float | None = None
+    """Nats a token that two arms may be apart where there is no reference."""
 
 
 def of_one_prompt(given: Given, prompt_id: str) -> Given:
@@ -81,7 +83,7 @@ def _scores(given: Given) -> tuple[Workload, Capture | None, Capture, Capture]:
 
 
 def _forced_kl(given: Given) -> Verdict:
-    return compare_forced(*_scores(given), margin=given.margin, levels=given.levels)
+    return compare_forced(*_scores(given), margin=given.margin, levels=given.levels, kl_limit=given.kl_limit)
 
 
 def _anchor(given: Given) -> Verdict:

@@ -265,7 +265,8 @@ class _Asked:
             if request.against is None
         }
         vocabulary = self._session.workloads(self._source).vocabulary
-        return Given(self._captures, workloads, vocabulary, margin, self._levels())
+        kl_limit = self._session.settings.kl_limit
+        return Given(self._captures, workloads, vocabulary, margin, self._levels(), kl_limit)
 
     def finished(self, verdict: Verdict, given: Given) -> Verdict:
         """Fill in what the comparison cannot know: what else differs, logs, and how to repeat it."""
@@ -291,10 +292,12 @@ class _Asked:
 
     def _rule(self, check: str, given: Given) -> Sequence[str]:
         """Return the options of `llmparity compare` that make the repeat follow the same rule."""
-        if not self._requests.keys() - {"baseline", "candidate"}:
+        if not self._requests.keys() - {"baseline", "candidate"} and given.kl_limit is None:
             return ()
         levels = ["--alpha", repr(self._session.settings.alpha), "--checks", str(self._checks)]
-        return [*(["--margin", repr(given.margin)] if check in _WITH_MARGIN else []), *levels]
+        margin = ["--margin", repr(given.margin)] if check in _WITH_MARGIN else []
+        limited = check == "forced_kl" and given.kl_limit is not None
+        return [*margin, *(["--kl-limit", repr(given.kl_limit)] if limited else []), *levels]
 
     def _levels(self) -> Levels:
         return Levels.for_gate(self._session.settings.alpha, self._checks)

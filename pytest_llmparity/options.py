@@ -237,6 +237,14 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("alpha", "chance that an unchanged engine turns the run red", _number(0, 0.2), 0.01, "P"),
     Option("margin", "how much worse than the baseline is allowed, relative to the floor", _number(0, 10), None, "M"),
+    Option(
+        "kl-limit",
+        "without a reference: nats a token that two arms may be apart (`llmparity calibrate` measures what honest "
+        "changes cost)",
+        _number(0, 100),
+        None,
+        "NATS",
+    ),
     Option("top-k", "log-probabilities captured at each position", _whole(5, 20), 20, "K"),
     Option(
         "toggles",
@@ -282,6 +290,7 @@ class Settings:
     workload_text: bool
     alpha: float
     margin: float | None
+    kl_limit: float | None
     top_k: int
     toggles: tuple[str, ...]
     undecided: Undecided

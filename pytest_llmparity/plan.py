@@ -49,7 +49,8 @@ class Check:
     """What one check takes, the abilities it asks of an engine, and how many statistical verdicts it holds.
 
     It is not made with fewer forced documents than `documents`, which could not decide it; with `one_format`, between
-    arms that are quantised differently; with `instead_of`, where both arms have that ability and a sharper check.
+    arms that are quantised differently; with `instead_of`, where both arms have that ability and a sharper check; with
+    `arbitrated`, without a reference.
     """
 
     takes: tuple[Take, ...]
@@ -58,6 +59,7 @@ class Check:
     documents: int = 0
     one_format: bool = False
     instead_of: str | None = None
+    arbitrated: bool = False
 
 
 _BASELINE_FORCED = Take("baseline-forced", "baseline", "forced", yardstick=True)
@@ -81,6 +83,7 @@ def _forced(
     again: bool = False,
     documents: int = 0,
     one_format: bool = False,
+    arbitrated: bool = True,
 ) -> Check:
     """Return a check of both arms' and the reference's scores of the same tokens."""
     takes = [
@@ -91,7 +94,9 @@ def _forced(
     if again:
         standing_out = Take("again", "candidate", AGAIN[workload], of="candidate", against="baseline", yardstick=True)
         takes.append(standing_out)
-    return Check(tuple(takes), statistical, needs=("score",), documents=documents, one_format=one_format)
+    return Check(
+        tuple(takes), statistical, ("score",), documents=documents, one_format=one_format, arbitrated=arbitrated
+    )
 
 
 def _alike(workload: str, *needs: str, probed: bool = False) -> Check:
@@ -105,7 +110,7 @@ PAIR_CHECKS: Mapping[str, Check] = {
     "prompt_ids": Check(
         (Take("baseline", "baseline", "prompts"), Take("candidate", "candidate", "prompts")), needs=("tokenize",)
     ),
-    "forced_kl": _forced(),
+    "forced_kl": _forced(arbitrated=False),
     "strata": _forced(documents=32),
     "local_defects": _forced(statistical=0, again=True),
     "sharpness": _forced(documents=64, one_format=True),

@@ -68,7 +68,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         help="how much worse than the baseline is allowed, relative to the floor (default: the project's margin, else "
         "0.25, that of another engine; for `decode` 0.10)",
     )
-    add_options(parser, "alpha")
+    add_options(parser, "alpha", "kl-limit")
     parser.add_argument(
         "--checks",
         type=_at_least_one,
@@ -93,7 +93,7 @@ def _at_least_one(text: str) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    settings = read_settings({"alpha": arguments.alpha})
+    settings = read_settings({"alpha": arguments.alpha, "kl_limit": arguments.kl_limit})
     inputs = Inputs(CaptureStore(cache_folder()))
     named = _named(arguments)
     candidate = inputs.read(named["candidate"])
@@ -192,6 +192,7 @@ def _verdicts(
         found["candidate"][1],
         margin=next((m for m in (arguments.margin, settings.margin) if m is not None), usual),
         levels=Levels.for_gate(settings.alpha, arguments.checks),
+        kl_limit=settings.kl_limit,
     )
     try:
         given = whole if arguments.prompt is None else of_one_prompt(whole, arguments.prompt)

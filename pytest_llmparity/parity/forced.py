@@ -13,9 +13,10 @@ from ..stats.kernel import Levels, Ratio, fieller_ratio
 from ..stats.power import detectable_shift
 from ..verdicts import Evidence, Verdict
 from ..workloads.model import Prompt, Workload
+from .apart import compare_apart
 from .divergence import Distances, measure
 from .paired import LEVEL, Documents, Finding, Floats, judge_documents, sum_by_unit
-from .settled import settle
+from .settled import settle, settle_exactly
 
 CHECK = "forced_kl"
 
@@ -59,15 +60,21 @@ def compare_forced(
     *,
     margin: float,
     levels: Levels,
+    kl_limit: float | None = None,
 ) -> Verdict:
     """Return the verdict of the paired rule on forced tokens.
 
-    `margin` is relative to the floor, the baseline's own distance from the reference.
+    `margin` is relative to the floor, the baseline's own distance from the reference. Without a reference, arms that
+    differ may be `kl_limit` nat a token apart; without that limit too, only identity passes.
 
     Raises:
         CapturesDiffer: when the captures are not of one workload, or are one and the same capture.
     """
-    if (settled := settle(CHECK, workload, reference, baseline, candidate, levels)) is not None:
+    captures = workload, reference, baseline, candidate
+    if reference is None and kl_limit is not None:
+        exact = settle_exactly(CHECK, *captures, levels)
+        return exact or compare_apart(CHECK, workload, baseline, candidate, limit=kl_limit, levels=levels)
+    if (settled := settle(CHECK, *captures, levels)) is not None:
         return settled
     assert reference is not None
     documents = tabulate(

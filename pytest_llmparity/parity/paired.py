@@ -19,7 +19,9 @@ from ..verdicts import Evidence, Status
 LEVEL = 0.99
 """Confidence of the intervals that people read."""
 
-_LOW_OVERLAP = 0.8
+LOW_OVERLAP = 0.8
+"""Share of the top-k below which a KL is only a lower bound: it may fail, never pass."""
+
 # Ten times the largest floor measured for bf16 (0.0015 nat a token): beyond it, the reference is suspect.
 _USUAL_FLOOR = {"bfloat16": 0.0015}
 _SUSPECT_FACTOR = 10.0
@@ -208,9 +210,9 @@ def _status(judgement: Judgement, documents: Documents, ratio: Ratio, margin: fl
     size = "" if ratio.estimate is None else f"R = {ratio.estimate:.2f} times {floor}, "
     if judgement.outcome == "fail":
         return "fail", f"{size}more than the {1 + margin:.2f} allowed; {judgement.reason}"
-    if judgement.outcome == "pass" and documents.overlap < _LOW_OVERLAP:
+    if judgement.outcome == "pass" and documents.overlap < LOW_OVERLAP:
         return (
             "undecided",
-            f"top-k overlap {documents.overlap:.2f} is below {_LOW_OVERLAP}: the KL is only a lower bound",
+            f"top-k overlap {documents.overlap:.2f} is below {LOW_OVERLAP}: the KL is only a lower bound",
         )
     return judgement.outcome, f"{size}{1 + margin:.2f} allowed; {judgement.reason}"

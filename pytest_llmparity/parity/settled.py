@@ -25,8 +25,28 @@ def settle(
     Raises:
         CapturesDiffer: when the captures are not of one workload, or are one and the same capture.
     """
+    if (exact := settle_exactly(check, workload, reference, baseline, candidate, levels)) is not None:
+        return exact
+    if reference is None:
+        why = "the distributions differ and there is no reference to say which arm is worse"
+    elif len({prompt.unit for prompt in workload.prompts}) < 2:
+        why = "one document or none: nothing can be said about the spread between documents"
+    else:
+        return None
+    names = baseline.arm, candidate.arm
+    return Verdict(check, "undecided", *names, why, prompts=len(workload.prompts), tokens=candidate.tokens)
+
+
+def settle_exactly(
+    check: str,
+    workload: Workload,
+    reference: Capture | None,
+    baseline: Capture,
+    candidate: Capture,
+    levels: Levels,
+) -> Verdict | None:
+    """Return the verdict on impossible numbers and on captures that agree in every bit, else None; errors as above."""
     require_comparable(workload, [capture for capture in (reference, baseline, candidate) if capture is not None])
-    documents = len({prompt.unit for prompt in workload.prompts})
     verdict = partial(
         Verdict,
         check,
@@ -37,17 +57,13 @@ def settle(
     )
     if defects := engine_defects(*(capture for capture in (candidate, baseline, reference) if capture is not None)):
         return verdict("fail", why=defects[0].text, evidence=tuple(defects))
-    if identical(baseline, candidate):
-        status, why = judge_identity(candidate.tokens, documents)
-        return verdict(
-            status,
-            why=why,
-            measured="R = 1 exactly",
-            power=f"any change of any of {candidate.tokens} distributions",
-            figures=identity_figures(levels),
-        )
-    if reference is None:
-        return verdict("undecided", why="the distributions differ and there is no reference to say which arm is worse")
-    if documents < 2:
-        return verdict("undecided", why="one document or none: nothing can be said about the spread between documents")
-    return None
+    if not identical(baseline, candidate):
+        return None
+    status, why = judge_identity(candidate.tokens, len({prompt.unit for prompt in workload.prompts}))
+    return verdict(
+        status,
+        why=why,
+        measured="R = 1 exactly",
+        power=f"any change of any of {candidate.tokens} distributions",
+        figures=identity_figures(levels),
+    )

@@ -65,7 +65,8 @@ def test_no_check_has_two_captures_in_one_role(checks):
 
 
 def test_every_check_is_compared():
-    assert PAIR_CHECKS.keys() == PAIRS.keys()
+    # A blessed capture is what the anchor is held against; no test of two live engines asks for it.
+    assert PAIR_CHECKS.keys() == PAIRS.keys() - {"anchor"}
     assert ENGINE_CHECKS.keys() - ENGINES.keys() == {"texts"}
 
 
