@@ -70,6 +70,16 @@ class Scored:
         )
 
     @property
+    def bounded(self) -> NDArray[np.bool_]:
+        """Where the token's log-probability is only an upper bound, (T,): a server that lists its best tokens and no
+        other gives the least of them for one that is not among them."""
+        if self.top_ids.shape[1] == 0:
+            return np.zeros(len(self.token_ids), np.bool_)
+        listed = (self.top_ids == self.token_ids[:, None]).any(axis=1)
+        least = np.where(self.top_ids != NO_ID, self.top_logprobs, np.inf).min(axis=1)
+        return np.asarray(~listed & (self.token_logprobs >= least), np.bool_)
+
+    @property
     def tail_mass(self) -> Floats:
         """Probability outside the top k, (T,); never below 0."""
         mass = np.exp(self.top_logprobs.astype(np.float64)).sum(axis=1)

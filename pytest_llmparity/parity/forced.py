@@ -34,6 +34,7 @@ _SUMMED = (
     "regret_candidate",
     "flips_baseline",
     "flips_candidate",
+    "bounded",
 )
 
 
@@ -41,7 +42,8 @@ _SUMMED = (
 class ForcedDocuments(Documents):
     """Distances of two arms on the same forced tokens, with what else can be read off them; sums, shapes (n,).
 
-    `worst` are the tokens at which the candidate is furthest beyond the baseline, as evidence.
+    `bounded` counts tokens of which an arm gives only an upper bound: then the change of NLL is not known. `worst` are
+    the tokens at which the candidate is furthest beyond the baseline, as evidence.
     """
 
     nll_change: Floats
@@ -49,6 +51,7 @@ class ForcedDocuments(Documents):
     regret_candidate: Floats
     flips_baseline: Floats
     flips_candidate: Floats
+    bounded: Floats
     worst: tuple[Evidence, ...]
 
 
@@ -107,7 +110,7 @@ def tabulate(rows: Iterable[tuple[Prompt, Scored, Scored, Scored]], yardstick: s
     for prompt, reference, baseline, candidate in rows:
         distances = measure(reference, baseline, candidate)
         units.append(prompt.unit)
-        sums.append(_sums(distances))
+        sums.append([*_sums(distances), float((baseline.bounded | candidate.bounded).sum())])
         overlaps.append(np.minimum(distances.overlap_baseline, distances.overlap_candidate))
         excess = distances.kl_candidate - distances.kl_baseline
         at = int(excess.argmax())
@@ -124,7 +127,7 @@ def tabulate(rows: Iterable[tuple[Prompt, Scored, Scored, Scored]], yardstick: s
 
 
 def _sums(distances: Distances) -> list[float]:
-    """Return the sums over tokens in the order of `_SUMMED`."""
+    """Return the sums over tokens in the order of `_SUMMED`, but for the last."""
     columns: Sequence[NDArray[np.generic]] = (
         np.ones_like(distances.kl_baseline),
         distances.kl_baseline,
@@ -159,13 +162,16 @@ def _verdict(documents: ForcedDocuments, finding: Finding, baseline: Capture, ca
 def _measured(documents: ForcedDocuments, finding: Finding) -> str:
     tokens = float(documents.tokens.sum())
     nll = fieller_ratio(documents.tokens, documents.nll_change, LEVEL)
+    change = f"{nll.estimate:+.5f} nat a token ({nll.low:+.5f} to {nll.high:+.5f})"
+    if unknown := int(documents.bounded.sum()):
+        change = f"unknown: {unknown} of {int(tokens)} tokens are not among those that an engine lists"
     return (
         f"R = {finding.estimate}; KL from fp32 {documents.kl:.6f} nat a token, baseline {documents.floor:.6f}; "
         f"top-1 flips {documents.flips_candidate.sum() / tokens:.1%}, "
         f"baseline {documents.flips_baseline.sum() / tokens:.1%}; "
         f"regret {documents.regret_candidate.sum() / tokens:.5f}, "
         f"baseline {documents.regret_baseline.sum() / tokens:.5f}; "
-        f"NLL change {nll.estimate:+.5f} nat a token ({nll.low:+.5f} to {nll.high:+.5f})"
+        f"NLL change {change}"
     )
 
 
@@ -192,7 +198,8 @@ def _resolution(documents: ForcedDocuments, finding: Finding) -> str:
     if seen[0] is None or seen[1] is None or seen[2] is None:
         return ""
     kl, nll, flips = (shift / tokens for shift in seen if shift is not None)
-    return f"told from no change: KL +{kl:.6f} nat a token, NLL {nll:.5f} nat a token, flips {flips:.2%} of tokens"
+    told = "" if documents.bounded.any() else f"NLL {nll:.5f} nat a token, "
+    return f"told from no change: KL +{kl:.6f} nat a token, {told}flips {flips:.2%} of tokens"
 
 
 def _figures(documents: ForcedDocuments) -> dict[str, object]:
@@ -201,6 +208,6 @@ def _figures(documents: ForcedDocuments) -> dict[str, object]:
     return {
         "flips": float(documents.flips_candidate.sum()) / tokens,
         "flips_baseline": float(documents.flips_baseline.sum()) / tokens,
-        "nll_change": float(documents.nll_change.sum()) / tokens,
+        "nll_change": None if documents.bounded.any() else float(documents.nll_change.sum()) / tokens,
         "regret_ratio": [regret.estimate, regret.low, regret.high],
     }

@@ -73,8 +73,12 @@ class _Row:
         return float(max(found.kl_candidate.sum(), least) / max(found.kl_baseline.sum(), least))
 
     def off(self, arm: Scored) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        """Return how far an arm's log-probability of each forced token is off the reference's, nats."""
-        return np.abs(arm.token_logprobs.astype(np.float64) - self.reference.token_logprobs)
+        """Return how far an arm's log-probability of each forced token is off the reference's, nats.
+
+        Of one that is only known to be at most so large, how far that is too low.
+        """
+        off = arm.token_logprobs.astype(np.float64) - self.reference.token_logprobs
+        return np.where(arm.bounded, np.maximum(-off, 0.0), np.abs(off))
 
 
 def compare_local(
@@ -123,8 +127,7 @@ def compare_local(
         why,
         measured=measured,
         limit=limit,
-        power=f"any one of {len(rows)} documents or {candidate.tokens} tokens beyond the limit; what is in none of "
-        "them is not seen",
+        power=_power(rows, candidate),
         prompts=len(rows),
         tokens=candidate.tokens,
         evidence=tuple(Evidence(each.prompt, each.text, each.position) for each in suspects[:_SHOWN]),
@@ -154,6 +157,13 @@ def asked_again(
     stages = (Stage(len(again), 1), Stage(len(company), len(company))) if again else ()
     prompts = (*(_named(prompt, ALONE) for prompt in again), *company)
     return replace(workload, name=f"{workload.name}-again", prompts=prompts, stages=stages)
+
+
+def _power(rows: Sequence[_Row], candidate: Capture) -> str:
+    seen = f"any one of {len(rows)} documents or {candidate.tokens} tokens beyond the limit"
+    if unknown := int(candidate.arrays.bounded.sum()):
+        seen += f" ({unknown} tokens are not among those that the engine lists: seen only if they belong there)"
+    return f"{seen}; what is in none of them is not seen"
 
 
 def _named(prompt: Prompt, where: str) -> Prompt:

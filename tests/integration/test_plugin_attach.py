@@ -64,12 +64,14 @@ def test_the_gate_on_a_server_of_another_make(parity_project: ParityProject, ser
     parity_project.engine("a", 1)
     url = serve(dialect)
     run = parity_project.gate(f"a,openai@{url}")
-    assert run.outcomes["passed"] == 4, run.output
+    assert run.outcomes["passed"] == 6, run.output
     assert run.code == 0
     arm = run.arms["openai"]
     assert (arm["starts"], arm["attached"], arm["profile"]) == (0, 1, "deployed")
     how = arm["fingerprint"]["facts"]["abilities"]["score"]
     assert {"plain": "step", "trtllm": "step", "sglang": "echo"}[dialect] in how
+    unknown = "tokens are not among those that an engine lists" in run.check("test_forced[openai-vs-a]")["measured"]
+    assert unknown == (how.startswith("stepped")), "what a server does not tell is not made up"
     assert "tells how many, not which" in run.check("test_prompt_ids[openai-vs-a]")["why"]
     assert httpx.get(f"{url}/models", trust_env=False).status_code == 200, "a server that is not ours goes on"
 

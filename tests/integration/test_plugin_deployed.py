@@ -18,7 +18,10 @@ def test_both_profiles_pass_on_honest_engines(parity_project: ParityProject) -> 
     parity_project.honest_pair()
     run = parity_project.gate("a,b")
     assert run.code == 0, run.output
-    assert run.outcomes == {"passed": 13}
+    assert run.outcomes == {"passed": 15, "skipped": 3}
+    assert {entry["id"].partition("[")[0].rpartition("_")[2] for entry in run.report["skipped"]} == {
+        *("sharpness", "vocabulary", "regret")
+    }
     assert run.started == {"a": 1, "a-deployed": 1, "b": 1, "b-deployed": 1, "reference": 2}
     assert {check["check"] for check in run.report["checks"]} >= {"rollout", *WAYS}
 
@@ -33,7 +36,7 @@ def test_captures_are_compared_where_no_engine_is(parity_project: ParityProject)
     replayed = ("--llm-reference=replay@captures/reference", "--llm-engines=replay@captures/a,replay@captures/b")
     run = parity_project.run(*replayed, "--pyargs", "pytest_llmparity.gate")
     assert run.code == 0, run.output
-    assert run.outcomes == {"passed": 13}
+    assert run.outcomes == {"passed": 15, "skipped": 3}
     assert set(run.started.values()) == {0}
     assert "starting" not in run.output
 

@@ -16,19 +16,23 @@ if TYPE_CHECKING:
 
 pytest_plugins = ("parity_project",)
 
-CHECKS = ("prompt_ids", "forced", "greedy", "finish")
+CHECKS = ("prompt_ids", "forced", "strata", "local_defects", "greedy", "finish")
 WAYS = ("batching", "neighbours", "streaming", "chat")
-DEPLOYED = ("rollout[b-vs-a]", *(f"{check}[{arm}]" for check in WAYS for arm in "ab"))
+DEPLOYED = (*("rollout[b-vs-a]", "regret[b-vs-a]"), *(f"{check}[{arm}]" for check in WAYS for arm in "ab"))
+TOO_SMALL = ("sharpness[b-vs-a]", "vocabulary[b-vs-a]")
+SKIPPED = len(DEPLOYED) + len(TOO_SMALL)
 """Skipped in the run profile smoke."""
-ITEMS = len(CHECKS) + len(DEPLOYED)
+ITEMS = len(CHECKS) + SKIPPED
 
 
 def test_two_honest_engines_pass_with_one_start_each(first_run: FirstRun) -> None:
     run = first_run.gate
     assert run.code == 0, run.output
-    assert run.outcomes == {"passed": 4, "skipped": len(DEPLOYED)}
+    assert run.outcomes == {"passed": len(CHECKS), "skipped": SKIPPED}
     assert {entry["reason"] for entry in run.report["skipped"]} == {
-        "run profile 'smoke' leaves the deployed profile out; ci and release run it"
+        "run profile 'smoke' leaves the deployed profile out; ci and release run it",
+        "run profile 'smoke' does not force every token id; release does",
+        "32 forced documents are fewer than the 64 that could decide it",
     }
     assert run.started == {"a": 1, "b": 1, "reference": 0}
     assert len(first_run.project.logs()) == 2
@@ -38,7 +42,7 @@ def test_two_honest_engines_pass_with_one_start_each(first_run: FirstRun) -> Non
     assert forced["rerun"].endswith("'pytest_llmparity.gate.test_parity::test_forced[b-vs-a]'")
     assert forced["changed"] == ["environment LLMPARITY_DOUBLE_NOISE_SEED: 1 -> 2"]
     assert 0.8 < forced["figures"]["R"] < 1.25
-    for line in ("b against a", "verdict: PASS (4 pass, 0 fail, 0 undecided)", "not covered:", "report: report.json"):
+    for line in ("b against a", "verdict: PASS (6 pass, 0 fail, 0 undecided)", "not covered:", "report: report.json"):
         assert line in run.output
     assert not first_run.project.processes()
 
@@ -51,7 +55,7 @@ def test_a_second_run_starts_nothing_and_a_fresh_one_starts_again(parity_project
     parity_project.honest_pair()
     parity_project.small_prompts()
     again = parity_project.gate("a,b")
-    assert again.outcomes == {"passed": 4, "skipped": len(DEPLOYED)}
+    assert again.outcomes == {"passed": len(CHECKS), "skipped": SKIPPED}
     assert again.started == {"a": 0, "b": 0, "reference": 0}
     assert again.arms["a"]["from_store"] == ["prompts", "forced", "greedy"]
     rerun = shlex.split(again.check("test_finish[b-vs-a]")["rerun"])
@@ -90,7 +94,7 @@ def test_looking_without_starting(parity_project: ParityProject) -> None:
     listed = parity_project.gate("a,b", "--co", "-q")
     assert listed.code == 0
     names = [line.partition("::test_")[2] for line in listed.output.splitlines() if "::" in line]
-    assert names == [*(f"{check}[b-vs-a]" for check in CHECKS), *DEPLOYED]
+    assert sorted(names) == sorted([*(f"{check}[b-vs-a]" for check in CHECKS), *DEPLOYED, *TOO_SMALL])
     plan = parity_project.gate("a,b", "--llm-plan")
     assert plan.code == 0
     for words in ("plan: a (vllm, strict): 1 start for prompts, forced, greedy", "plan: 2 starts,", "from the store"):

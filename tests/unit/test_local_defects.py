@@ -161,3 +161,38 @@ def test_without_a_reference_it_is_undecided(case, honest):
 def test_the_same_capture_twice_is_refused(case, honest):
     with pytest.raises(CapturesDiffer):
         compare_local(case.workload, case.reference(), honest, replace(honest, arm="c"), None, levels=LEVELS)
+
+
+class TestBounds:
+    """A server that lists its best tokens only gives the least of them for any other."""
+
+    def bounded(self, case, candidate, at, reference_value):
+        """Return (reference, candidate) in which token `at` of doc-7 is not among the candidate's."""
+        row = candidate.scored(candidate.position(RUINED))
+        least = float(row.top_logprobs[at].min())
+        candidate = with_row(candidate, RUINED, token_logprobs={at: least})
+        return with_row(case.reference(), RUINED, token_logprobs={at: reference_value}), candidate, least
+
+    def where_unlisted(self, honest):
+        row = honest.scored(honest.position(RUINED))
+        listed = (row.top_ids == row.token_ids[:, None]).any(axis=1)
+        return int((~listed).argmax())
+
+    def test_a_bound_that_is_higher_than_the_truth_is_no_defect(self, case, honest):
+        at = self.where_unlisted(honest)
+        reference, candidate, least = self.bounded(case, honest, at, reference_value=-20.0)
+        assert candidate.scored(candidate.position(RUINED)).bounded[at]
+        verdict = compare_local(
+            case.workload, reference, baseline_of(case), candidate, None, levels=LEVELS, documents=False
+        )
+        assert least > -19.0
+        assert verdict.figures["largest_token_error"] < 1.0
+        assert "tokens are not among those that the engine lists" in verdict.power
+
+    def test_a_bound_that_is_lower_than_the_truth_is_one(self, case, honest):
+        at = self.where_unlisted(honest)
+        reference, candidate, _ = self.bounded(case, honest, at, reference_value=-0.5)
+        baseline = with_row(baseline_of(case), RUINED, token_logprobs={at: -0.5})
+        verdict = compare_local(case.workload, reference, baseline, candidate, None, levels=LEVELS, documents=False)
+        assert verdict.status == "undecided"
+        assert verdict.figures["suspects"][0]["position"] == at

@@ -40,7 +40,8 @@ class Engine:
 
     def score(self, prompt: Sequence[int], now: Circumstances) -> list[Distribution]:
         """The distributions of the prompt's tokens from the second on."""
-        garbage = self._scored_prompts.next() == self._faults.number("garbage-prompt")
+        once = self._scored_prompts.next() == self._faults.number("garbage-prompt")
+        garbage = once or sum(prompt) % 16 == self._faults.number("garbage-ids")
         return score(self._model, prompt, self._disturbances.in_scoring(now, garbage=garbage))
 
     def bursts(

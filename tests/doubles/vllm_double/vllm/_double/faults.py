@@ -49,6 +49,7 @@ WITH_NUMBER = frozenset(
         "garbage-after",
         "500-after",
         "garbage-prompt",
+        "garbage-ids",
         "batch-noise",
         "decode-noise",
         "stream-drops",
