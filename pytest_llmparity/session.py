@@ -24,6 +24,7 @@ from .options import Settings
 from .plan import REFERENCE, CaptureRequest, Check, Plan
 from .roster import Roster
 from .spreads import Spreads
+from .workloads.coverage import Manifest, manifest_of
 from .workloads.model import Workload
 from .workloads.prepare import PreparedWorkloads, Recipe, prepare
 from .workloads.sources import PromptSource, WorkloadInvalid
@@ -231,13 +232,9 @@ class ParitySession:
         recorded = self.roster.recorded(request.arm)
         return CaptureStore.name_of(capture) if recorded is None else str(recorded.path_of(capture))
 
-    def forced_ids(self) -> tuple[int, int] | None:
-        """Return (distinct token ids forced in this run, size of the vocabulary); None if nothing was prepared."""
-        if not self._prepared:
-            return None
-        prepared = list(self._prepared.values())
-        forced = {token for each in prepared for prompt in each.forced.prompts for token in prompt.ids}
-        return len(forced), prepared[0].vocabulary.size
+    def manifest(self) -> Manifest | None:
+        """Return what the workloads of this run cover; None if nothing was prepared."""
+        return manifest_of(self._prepared.values()) if self._prepared else None
 
     def stored(self, request: CaptureRequest, workload: Workload) -> Capture | None:
         """Return the capture the store holds for a request, or None."""

@@ -1,7 +1,7 @@
 """The paired rule on each kind of document by itself: a mean over all of them can hide one that is ruined.
 
-R = 2 in one of eight kinds is 1.125 overall. A stratum is a kind of text (one of `STRATA`, by the prompts' tags), text
-sampled from the reference, or a place: the later half of every document.
+R = 2 in one of eight kinds is 1.125 overall. A stratum is a kind of document (`workloads.coverage.kinds_of`),
+or a place: the later half of every document.
 """
 
 from __future__ import annotations
@@ -12,15 +12,13 @@ from dataclasses import dataclass
 from ..captures.model import Capture, Scored
 from ..stats.kernel import DOCUMENTS_TO_PASS, Levels
 from ..verdicts import SEVERITY, Evidence, Verdict
+from ..workloads.coverage import kinds_of
 from ..workloads.model import Prompt, Workload
 from .forced import ForcedDocuments, tabulate
 from .paired import Finding, judge_documents
 from .settled import settle
 
 CHECK = "strata"
-
-STRATA = ("prose", "code", "other-script", "other-language", "digits", "repetition", "sampled", "long")
-"""Tags that name a kind of document."""
 
 LATER = "later half"
 
@@ -90,9 +88,8 @@ def strata_of(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """Return the rows of each stratum, by name; a row may be in several, and is cut where the stratum is a place."""
     found: dict[str, list[Row]] = {}
     for row in rows:
-        for name in STRATA:
-            if name in row[0].tags:
-                found.setdefault(name, []).append(row)
+        for name in kinds_of(row[0]):
+            found.setdefault(name, []).append(row)
         half = len(row[1].token_ids) // 2
         if half:
             prompt, *scored = row

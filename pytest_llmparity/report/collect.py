@@ -43,6 +43,7 @@ class RunReport:
         self.leaked: list[int] = []
         self.told: list[str] = []
         self.not_covered: list[str] = []
+        self.coverage: dict[str, Any] | None = None
         self.written: Path | None = None
         self.not_written: str | None = None
 
@@ -59,6 +60,7 @@ class RunReport:
             "leaked": session.runs.leaked,
             "warnings": list(session.warnings),
             "not_covered": not_covered(session),
+            "coverage": None if (manifest := session.manifest()) is None else manifest.to_json(),
         }
         facts = self._secrets.redact_tree(facts)
         if hasattr(self._config, "workeroutput"):
@@ -141,6 +143,7 @@ class RunReport:
             "arms": self.arms,
             "checks": self.verdicts,
             "skipped": self.skipped,
+            "coverage": self.coverage,
             "not_covered": self.not_covered,
             "warnings": self.warnings(),
         }
@@ -183,6 +186,7 @@ class RunReport:
         self.leaked.extend(facts["leaked"])
         self.told.extend(facts["warnings"])
         self.not_covered = facts["not_covered"]
+        self.coverage = facts["coverage"]
 
     def _has_content(self) -> bool:
         return bool(self.verdicts or self.skipped or self.errors or self.arms)

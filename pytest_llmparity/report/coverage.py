@@ -1,4 +1,4 @@
-"""What a run did not look at, said in every report."""
+"""What a run looked at and what it did not, said in every report."""
 
 from __future__ import annotations
 
@@ -10,11 +10,8 @@ def not_covered(session: ParitySession) -> list[str]:
     """Return what no check of this version, or no prompt of this run, touched."""
     decoded = any(request.workload == ROLLOUT for request in session.plan.requests)
     missing = [] if decoded else ["decoding under load, caching and the deployed profile"]
-    missing += ["structured output and tool calls", "latency"]
+    missing += ["structured output and tool calls", "stop strings", "latency"]
     if not session.has_reference:
         missing.append("who is wrong: there is no reference")
-    seen = session.forced_ids()
-    if seen is not None:
-        distinct, vocabulary = seen
-        missing.append(f"{vocabulary - distinct:,} of {vocabulary:,} token ids (forced in no prompt)")
-    return missing
+    manifest = session.manifest()
+    return missing if manifest is None else [*missing, *manifest.gaps()]

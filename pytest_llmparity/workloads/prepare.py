@@ -21,6 +21,7 @@ from .vocabulary import Vocabulary
 SAMPLING_SEED = 20_261
 SAMPLING_BATCH = 16
 _CONTEXT = 8
+_SPARE_ONE = 16
 
 
 class Tokenizer(Protocol):
@@ -197,6 +198,8 @@ def prepare(recipe: Recipe, tokenizer: Tokenizer, progress: Callable[[str], None
     progress(f"tokenising {len(asked)} chats and {texts} texts")
     made = {chat.id: _chat_prompt(chat, tokenizer, private=source.private) for chat in asked}
     greedy = [replace(made[chat.id], max_tokens=chat.max_tokens or sizes.max_tokens) for chat in chats]
+    if len(greedy) >= _SPARE_ONE and chats[-1].max_tokens is None:  # an answer of one token is an edge of its own
+        greedy[-1] = replace(greedy[-1], max_tokens=1)
     decoded = [replace(made[chat.id], max_tokens=chat.max_tokens or sizes.rollout_tokens) for chat in rollouts]
     human = [_text_prompt(text, tokenizer, sizes.length) for text in choose_texts(source.texts, texts)]
     human += _long(recipe, tokenizer)

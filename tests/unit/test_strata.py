@@ -89,6 +89,13 @@ class TestVerdicts:
             compare(case, other)
 
 
+def test_a_document_of_another_language_is_in_one_stratum_whatever_its_script(case):
+    for tag in ("other-script", "other-language"):
+        prompt = replace(case.workload.prompts[0], tags=("human", tag, "greek"))
+        row = (prompt, *(case.rows(NOISE)[0] for _ in range(3)))
+        assert set(strata_of([row])) == {"languages", LATER}
+
+
 def test_a_sampled_document_belongs_to_its_kind_and_to_the_sampled(case):
     prompt = replace(case.workload.prompts[0], tags=("sampled", "code"))
     row = (prompt, *(case.rows(NOISE)[0] for _ in range(3)))
