@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from ..arms import REPLAY, Arm, EngineSpec, resolve_engine
 from ..engines.base import EngineError
 from ..engines.kinds import KINDS
+from ..margins import UPGRADE
 from ..options import OptionError, Settings
 from ..plan import PAIR_CHECKS
 from ..run import source_of
@@ -68,7 +69,10 @@ _USUAL: Mapping[str, tuple[_Change, ...]] = {
 
 @dataclass(frozen=True)
 class _Measured:
-    """What one change did: R against the baseline (None without a reference), and how far apart the two are."""
+    """What one change did: R and kappa against the baseline (None without a reference), and how far apart they are.
+
+    kappa is that of an upgrade's margin; `apart` is KL(baseline || changed), nats a token, `apart_high` its 99 % bound.
+    """
 
     change: str
     status: str
@@ -126,7 +130,7 @@ def _measure(session: ParitySession, source: PromptSource, baseline: Arm, arm: A
         return _Measured(name, "not run", None, None, None, None, 0.0, 0.0, " ".join(str(error).split())[:200])
     workload = session.workload(session.request(arm, source, "forced"), source)
     one, other, reference = captures["baseline"], captures["candidate"], captures.get("reference")
-    verdict = compare_forced(workload, reference, one, other, margin=1.0, levels=Levels.for_gate(0.01, 1))
+    verdict = compare_forced(workload, reference, one, other, margin=UPGRADE.margin, levels=Levels.for_gate(0.01, 1))
     tokens, kl, _ = apart(workload, one, other)
     mean, _, high = (value / float(tokens.mean()) for value in mean_interval(kl, 0.99))
     figures = verdict.figures

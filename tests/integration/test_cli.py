@@ -559,7 +559,9 @@ def test_the_demo_model_is_made_once_and_its_folder_printed(
     assert capsys.readouterr().out.strip() == str(cache / "models" / "smollm2-135m-instruct")
 
 
-@pytest.mark.parametrize("command", ["capture", "compare", "show", "env create", "model demo", "up", "ps", "down"])
+@pytest.mark.parametrize(
+    "command", ["capture", "compare", "calibrate", "show", "env create", "model demo", "up", "ps", "down"]
+)
 def test_every_command_explains_itself_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main([*command.split(), "--help"])
