@@ -93,6 +93,8 @@ class Scored:
         if k == 0:
             return None
         listed = self.top_ids != NO_ID
+        if not listed.any(axis=1).all():
+            return f"no log-probability at all at position {int(listed.any(axis=1).argmin())}"
         for name, values in (("top", self.top_logprobs[listed]), ("token", self.token_logprobs)):
             if np.isnan(values).any():
                 return f"NaN among the {name} log-probabilities"

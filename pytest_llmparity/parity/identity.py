@@ -30,6 +30,18 @@ def require_comparable(workload: Workload, captures: Sequence[Capture]) -> None:
     require_distinct(captures)
 
 
+def require_same_tokens(workload: Workload, captures: Sequence[Capture]) -> None:
+    """Check that captures of a scored workload hold exactly the tokens that were forced.
+
+    Raises:
+        CapturesDiffer: naming arm and prompt.
+    """
+    for capture in captures:
+        for i, prompt in enumerate(workload.prompts):
+            if capture.scored(i).token_ids.tolist() != list(prompt.ids[prompt.scored_from :]):
+                raise CapturesDiffer(f"{capture.arm} scored other tokens of {prompt.id} than were forced")
+
+
 def require_distinct(captures: Sequence[Capture]) -> None:
     """Check that no two captures are one and the same: one launch, one draw, one run, one workload.
 

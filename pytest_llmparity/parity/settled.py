@@ -8,7 +8,7 @@ from ..captures.model import Capture
 from ..stats.kernel import Levels
 from ..verdicts import Verdict
 from ..workloads.model import Workload
-from .identity import engine_defects, identical, require_comparable
+from .identity import engine_defects, identical, require_comparable, require_same_tokens
 from .paired import identity_figures, judge_identity
 
 
@@ -46,7 +46,9 @@ def settle_exactly(
     levels: Levels,
 ) -> Verdict | None:
     """Return the verdict on impossible numbers and on captures that agree in every bit, else None; errors as above."""
-    require_comparable(workload, [capture for capture in (reference, baseline, candidate) if capture is not None])
+    captures = [capture for capture in (reference, baseline, candidate) if capture is not None]
+    require_comparable(workload, captures)
+    require_same_tokens(workload, captures)
     verdict = partial(
         Verdict,
         check,
@@ -55,7 +57,7 @@ def settle_exactly(
         prompts=len(workload.prompts),
         tokens=candidate.tokens,
     )
-    if defects := engine_defects(*(capture for capture in (candidate, baseline, reference) if capture is not None)):
+    if defects := engine_defects(*reversed(captures)):
         return verdict("fail", why=defects[0].text, evidence=tuple(defects))
     if not identical(baseline, candidate):
         return None

@@ -93,7 +93,7 @@ class TestStatistics:
     def test_a_family_counts_like_one_long_document(self):
         families = ForcedCase.make(documents=32, per_unit=2)
         pairs = [families.workload.prompts[i : i + 2] for i in range(0, 64, 2)]
-        whole = workload_of("score", [replace(a, ids=a.ids + b.ids) for a, b in pairs])
+        whole = workload_of("score", [replace(a, ids=a.ids + b.ids[b.scored_from :]) for a, b in pairs])
 
         def joined(capture):
             rows = [join([capture.scored(i), capture.scored(i + 1)])[1] for i in range(0, 64, 2)]
@@ -247,9 +247,9 @@ class TestComparable:
         with pytest.raises(CapturesDiffer):
             verdict_of(case, None, case.capture("hf"), capture_of(other, case.rows(NOISE), "vllm"))
 
-    def test_other_tokens_than_the_references_name_the_side(self, case):
+    def test_other_tokens_than_were_forced_name_the_arm(self, case):
         rows = case.rows(NOISE, seed=2)
         rows[3] = with_values(rows[3], token_ids={0: int(rows[3].token_ids[0]) ^ 1})
         candidate = capture_of(case.workload, rows, "vllm")
-        with pytest.raises(ValueError, match="the candidate scored other tokens than the reference"):
+        with pytest.raises(CapturesDiffer, match="vllm scored other tokens of doc-3 than were forced"):
             verdict_of(case, case.reference(), case.capture("hf", NOISE, seed=1), candidate)
