@@ -16,6 +16,7 @@ from .durations import format_duration
 from .engines.base import EngineError
 from .engines.checkpoint import CheckpointError
 from .engines.environments import EnvironmentFailed
+from .engines.hf import NEEDS_WEIGHTS, is_streamed
 from .engines.interpreters import InterpreterUnusable
 from .engines.kinds import KINDS
 from .engines.lifecycle import EngineEnded, Lifecycle, RunningEngine
@@ -84,7 +85,8 @@ class EngineRuns:
 
     def abilities(self, arm: Arm) -> frozenset[str]:
         """Return what an engine can do: as proved, for a server that we were attached to, else as its kind declares."""
-        return self._proved.get(arm.id, KINDS[arm.engine.kind].abilities)
+        declared = KINDS[arm.engine.kind].abilities - (NEEDS_WEIGHTS if is_streamed(arm.engine) else frozenset())
+        return self._proved.get(arm.id, declared)
 
     def missing(self, arm: Arm, needs: Iterable[str]) -> str | None:
         """Return which of these abilities an arm does not have, and why as far as that was found out; None if none.
@@ -97,7 +99,8 @@ class EngineRuns:
         if not lacking:
             return None
         if arm.id not in self._proved:
-            return f"{arm.id}: an engine of kind {arm.engine.kind!r} cannot {', '.join(lacking)}"
+            how = " whose weights stay on disk" if is_streamed(arm.engine) else ""
+            return f"{arm.id}: an engine of kind {arm.engine.kind!r}{how} cannot {', '.join(lacking)}"
         whys = (f"{need}: {self.record(arm).missing.get(need, 'it was not proved')}" for need in lacking)
         return f"{arm.id}: the server at this URL cannot {'; '.join(whys)}"
 
@@ -182,8 +185,10 @@ class EngineRuns:
             self.record(arm).missing = engine.missing
             return engine
         tokenizes_only = arm.id == REFERENCE and self._settings.reference == "none"
+        # The proof compares a score with a generated token; of weights on disk there is none, and each costs a pass.
+        unproved = tokenizes_only or is_streamed(arm.engine)
         interpreter, key = self._roster.interpreter(arm), self._roster.key(arm)
-        return self._lifecycle.start(arm, interpreter, key, None if tokenizes_only else top_k)
+        return self._lifecycle.start(arm, interpreter, key, None if unproved else top_k)
 
     def finish(self, engine: RunningEngine, began: float) -> None:
         """Stop an engine, or leave it warm; a warm one and somebody else's go on."""
@@ -242,8 +247,8 @@ class _Progress:
         self._what, self._say = what, say
         self._last = time.monotonic()
 
-    def __call__(self, done: int, total: int) -> None:
+    def __call__(self, done: int, total: int, of: str) -> None:
         now = time.monotonic()
         if now - self._last >= _PROGRESS_SECONDS:
             self._last = now
-            self._say(f"{self._what}: {done} of {total} prompts")
+            self._say(f"{self._what}: {done} of {total} {of}")

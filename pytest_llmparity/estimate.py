@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .arms import Arm
+from .engines.hf import memory_bound
 from .engines.kinds import KINDS
 from .plan import ROLLOUT, CaptureRequest
 from .session import ParitySession
@@ -52,7 +53,10 @@ def expected_seconds(session: ParitySession, arm: Arm, positions: int, starts: i
 
 
 def expected_bytes(session: ParitySession, arm: Arm) -> int:
-    """Return about how much memory an arm takes: its weights in its dtype, and what its kind adds."""
+    """Return about how much memory an arm takes: its weights in its dtype, or a bound, and what its kind adds."""
+    bound = memory_bound(arm.engine)
+    if bound is not None:
+        return bound + KINDS[arm.engine.kind].overhead_bytes
     stored = session.roster.checkpoint(arm) if session.roster.is_set_up(arm) else None
     weights = 0 if stored is None else stored.bytes * _BYTES[arm.variant.dtype] // _BYTES[stored.dtype]
     return weights + KINDS[arm.engine.kind].overhead_bytes

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from .arms import ARM_ID, REPLAY, EngineSpec
 from .durations import parse_duration
 from .engines.toggles import TOGGLE_NAMES
+from .sizes import parse_size
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -160,6 +161,10 @@ def _duration(value: object) -> float:
     return parse_duration(str(value))
 
 
+def _size(value: object) -> int:
+    return parse_size(str(value))
+
+
 def _path(value: object) -> Path:
     return Path(_text(value)).expanduser()
 
@@ -219,6 +224,14 @@ OPTIONS: tuple[Option, ...] = (
         "arbiter of who is wrong: hf (transformers in fp32), replay@DIR (its captures made elsewhere), or none",
         _reference,
         "hf",
+    ),
+    Option(
+        "reference-memory",
+        "read the reference's weights from disk layer by layer when in fp32 they take more than this, e.g. 8GiB "
+        "(docs/reference.md)",
+        _size,
+        None,
+        "SIZE",
     ),
     Option("run-profile", "sizes and margin: smoke, ci, release, or one of [tool.llmparity.run-profiles]", _text, "ci"),
     Option(
@@ -285,6 +298,8 @@ class Settings:
     dtype: str | None
     baseline: str | None
     reference: str
+    reference_memory: int | None
+    """Bytes."""
     run_profile: str
     workload: Path | None
     workload_text: bool

@@ -29,22 +29,26 @@ from .engines.checkpoint import (
     Checkpoint,
     checkpoint_dtype,
     checkpoint_quantization,
+    fp32_bytes,
     longest_context,
     quantization_of,
     read_checkpoint,
     require_checkpoint_folder,
 )
 from .engines.environments import EnvironmentStore
+from .engines.hf import is_streamed, streamed
 from .engines.kinds import KINDS
 from .engines.launch_key import LaunchKey, make_attached_key, make_launch_key
 from .engines.lifecycle import InterpreterFinder
 from .engines.toggles import TOGGLES, Toggle, toggled_arguments
 from .options import DEMO, Settings
+from .sizes import format_size
 from .workloads.prepare import PreparedWorkloads
 
 _KINDS = tuple(dict.fromkeys((*KINDS, REPLAY)))
 # Of the demo model, which may not be there yet.
 _USUAL_CONTEXT = 8192
+_DEMO_FP32_BYTES = 538_060_032
 
 
 class Roster:
@@ -66,7 +70,7 @@ class Roster:
         self.variant = self._variant(reference)
         self.arms = tuple(_as_its_kind_runs(arm) for arm in make_arms(self.engines, self.variant))
         self.pairs = make_pairs(self.arms, settings.baseline)
-        self.reference = reference_arm(reference, self.variant)
+        self.reference = self._streamed_if_large(reference_arm(reference, self.variant))
         self.toggles = tuple(self._toggle(arm, name) for arm in self.arms for name in settings.toggles)
         require_distinct(self.all)
 
@@ -76,6 +80,18 @@ class Roster:
         deployed = (in_profile(arm, "deployed") for arm in self.arms)
         switched = (arm for toggle in self.toggles for arm in (toggle.off, toggle.on))
         return tuple(dict.fromkeys((self.reference, *self.arms, *deployed, *switched)))
+
+    @property
+    def streams_reference(self) -> str | None:
+        """Why the reference's weights stay on disk and what that means, in a line; None if they are loaded."""
+        memory = self._settings.reference_memory
+        if memory is None or not is_streamed(self.reference.engine):
+            return None
+        return (
+            f"the fp32 reference is read from disk layer by layer (its weights take "
+            f"{format_size(self._fp32_bytes(self.reference))}, reference-memory is {format_size(memory)}): it cannot "
+            "sample, so the forced documents are human text alone"
+        )
 
     def check_early(self) -> None:
         """Check all that can be wrong without loading a model: kinds, folders, named interpreters.
@@ -190,6 +206,17 @@ class Roster:
         length = longest_context(arm.model) if arm.model.is_dir() else _USUAL_CONTEXT
         off, on = (_switched(each, toggle, on=each is on, length=length) for each in (off, on))
         return ArmToggle(name, off, on, warm=toggle.warm, setting=toggle.setting, counter=toggle.counter)
+
+    def _streamed_if_large(self, reference: Arm) -> Arm:
+        memory, asked = self._settings.reference_memory, self._settings.reference == "hf"
+        if memory is None or not asked or self._fp32_bytes(reference) <= memory:
+            return reference
+        return replace(reference, engine=streamed(reference.engine, memory))
+
+    def _fp32_bytes(self, arm: Arm) -> int:
+        if arm.model == demo_model_path(self._cache) and not arm.model.is_dir():
+            return _DEMO_FP32_BYTES
+        return fp32_bytes(arm.model)
 
     def _all_recorded(self, reference: EngineSpec) -> bool:
         """Say whether no engine at all is asked, so that no checkpoint is needed."""

@@ -75,8 +75,13 @@ class ParitySession:
     def declare(self, check: Check, source: PromptSource, candidate: Arm, baseline: Arm | None = None) -> None:
         """Declare what one check needs, so that each arm answers all it owes in one start."""
         if self.why_not(check, source, candidate, baseline) is None:
+            self._warn_of_streaming()
             self.plan.add(self.requests(check, source, candidate, baseline).values())
             self.plan.statistical_checks += check.statistical
+
+    def _warn_of_streaming(self) -> None:
+        if (line := self.roster.streams_reference) is not None:
+            self.warn(line)
 
     def requests(
         self, check: Check, source: PromptSource, candidate: Arm, baseline: Arm | None = None
@@ -115,7 +120,8 @@ class ParitySession:
 
     def recipe(self, source: PromptSource) -> Recipe:
         """Return how this run makes workloads of a source."""
-        return Recipe(source, self.settings.sizes, self.settings.top_k, sampled=self.has_reference)
+        samples = self.has_reference and self.roster.streams_reference is None
+        return Recipe(source, self.settings.sizes, self.settings.top_k, sampled=samples)
 
     def workloads(self, source: PromptSource) -> PreparedWorkloads:
         """Return the workloads of a source, prepared by the reference's worker if the store has none.
@@ -127,6 +133,7 @@ class ParitySession:
         if (invalid := self._invalid.get(source.digest)) is not None:
             raise invalid
         if source.digest not in self._prepared:
+            self._warn_of_streaming()
             known = self.known_workloads(source) or self._prepare(source)
             if any(arm.engine.kind != REPLAY for arm in self.roster.arms):
                 known = known.restored(source)  # engines are sent the messages that a private capture left out

@@ -5,19 +5,30 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from ..engines.base import EngineClient, Reply, RequestFailed
 from ..workloads.model import Prompt, Stage, Workload
 from .model import Capture, join
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int, str], None]
+"""Told how many are done, how many there are, and of what."""
 
 # Requests of a batch are sent this far apart, so that they arrive in the workload's order.
 _APART_SECONDS = 0.002
+
+
+@runtime_checkable
+class ScoresAll(Protocol):
+    """A client whose engine answers a whole workload of kind `score` at the cost of one prompt."""
+
+    def score_all(self, prompts: Sequence[Prompt], top_k: int, progress: Callable[[int, int], None]) -> list[Reply]:
+        """Return the distributions at each prompt's ids[scored_from:]; `progress` is told (layers done, layers)."""
+        ...
 
 
 def make_capture(
@@ -32,16 +43,13 @@ def make_capture(
 ) -> Capture:
     """Send every prompt in order, as many at a time as the workload's stages say, and return the capture.
 
-    `progress` is told (prompts done, prompts in all). Of private prompts the capture holds no answer's text, and a
-    failure does not repeat what the server said.
+    Of private prompts the capture holds no answer's text, and a failure does not repeat what the server said.
     """
     began, created, counted = time.monotonic(), datetime.now(timezone.utc), client.counters()
-    replies: list[Reply] = []
-    for stage in workload.stages or (Stage(len(workload.prompts), 1),):
-        prompts = workload.prompts[len(replies) : len(replies) + stage.prompts]
-        for reply in _replies(partial(_ask_unquoted, arm, client, workload), prompts, stage.in_flight):
-            progress(len(replies), len(workload.prompts))
-            replies.append(reply)
+    if workload.kind == "score" and isinstance(client, ScoresAll):
+        replies = _all_at_once(arm, client, workload, progress)
+    else:
+        replies = _one_by_one(arm, client, workload, progress)
     offsets, arrays = join([scored for _, scored in replies])
     return Capture(
         arm=arm,
@@ -57,6 +65,22 @@ def make_capture(
         arrays=arrays,
         run=run,
     )
+
+
+def _one_by_one(arm: str, client: EngineClient, workload: Workload, progress: Progress) -> list[Reply]:
+    replies: list[Reply] = []
+    for stage in workload.stages or (Stage(len(workload.prompts), 1),):
+        prompts = workload.prompts[len(replies) : len(replies) + stage.prompts]
+        for reply in _replies(partial(_ask_unquoted, arm, client, workload), prompts, stage.in_flight):
+            progress(len(replies), len(workload.prompts), "prompts")
+            replies.append(reply)
+    return replies
+
+
+def _all_at_once(arm: str, client: ScoresAll, workload: Workload, progress: Progress) -> list[Reply]:
+    prompts = workload.prompts
+    with _unquoted(arm, workload, f"all {len(prompts)} prompts"):
+        return client.score_all(prompts, workload.top_k, lambda done, total: progress(done, total, "layers"))
 
 
 def _moved(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
@@ -86,14 +110,20 @@ def _replies(ask: Callable[[Prompt], Reply], prompts: Sequence[Prompt], in_fligh
 
 
 def _ask_unquoted(arm: str, client: EngineClient, workload: Workload, prompt: Prompt) -> Reply:
-    """Ask; where prompts are private, leave out of an error what the server said: it may quote one."""
-    try:
+    with _unquoted(arm, workload, f"prompt {prompt.id!r}"):
         return _ask(client, workload, prompt)
+
+
+@contextmanager
+def _unquoted(arm: str, workload: Workload, asked: str) -> Iterator[None]:
+    """Leave out of an error what the server said where prompts are private: it may quote one."""
+    try:
+        yield
     except RequestFailed as error:
         if not workload.private:
             raise
         how = f"status {error.status}" if error.status is not None else type(error.__cause__ or error).__name__
-        failed = f"{arm}: the request for prompt {prompt.id!r} failed ({how}; prompts are private: more is not shown)"
+        failed = f"{arm}: the request for {asked} failed ({how}; prompts are private: more is not shown)"
         raise RequestFailed(failed, error.status) from None
 
 

@@ -74,7 +74,9 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         help=f"copy the captures to DIR, and the workloads to DIR/{WORKLOADS_FILE}, for replay@DIR or `compare` "
         "elsewhere; of several engines, to DIR/ENGINE",
     )
-    add_options(parser, "model", "dtype", "run-profile", "reference", "top-k", "keep", "installer", "fresh")
+    add_options(
+        parser, "model", "dtype", "run-profile", "reference", "reference-memory", "top-k", "keep", "installer", "fresh"
+    )
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import mmap
 import struct
 from collections.abc import Callable, Mapping
@@ -84,6 +85,18 @@ def checkpoint_dtype(path: Path) -> str:
 def longest_context(path: Path) -> int:
     """Return the most tokens config.json says the model can read; 4096 where it says nothing."""
     return int(_read_json(path / "config.json").get("max_position_embeddings") or 4096)
+
+
+def fp32_bytes(path: Path) -> int:
+    """Return the bytes that a checkpoint's weights take in fp32, from its safetensors headers.
+
+    Raises:
+        CheckpointError: for a folder that is no checkpoint, or a file that is cut off.
+    """
+    require_checkpoint_folder(path)
+    # Some publishers put a copy in a layout of their own beside it.
+    shards = list(path.glob("model*.safetensors")) or path.glob("*.safetensors")
+    return sum(4 * math.prod(entry["shape"]) for shard in shards for entry in _header(shard)[1].values())
 
 
 def checkpoint_quantization(path: Path) -> str | None:
@@ -168,17 +181,24 @@ def _weights_digest(shards: list[Path], cache_file: Path, warn: Callable[[str], 
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _tensor_digests(shard: Path) -> dict[str, str]:
-    """Return name -> digest of (dtype, shape, bytes), read from the safetensors layout: length, JSON, data."""
+def _header(shard: Path) -> tuple[int, dict[str, Any]]:
+    """Return where a safetensors file's data begins, and its tensors: the layout is length, JSON, data."""
     if not shard.stat().st_size:
         raise CheckpointError(f"{shard}: not a safetensors file, or cut off (it is empty)")
-    with shard.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with shard.open("rb") as file:
         try:
-            (length,) = struct.unpack("<Q", data[:8])
-            header = json.loads(data[8 : 8 + length])
-        except (struct.error, ValueError) as error:
+            (length,) = struct.unpack("<Q", file.read(8))
+            tensors = dict(json.loads(file.read(min(length, shard.stat().st_size))))
+        except (struct.error, ValueError, TypeError) as error:
             raise CheckpointError(f"{shard}: not a safetensors file, or cut off ({error})") from error
-        start = 8 + length
+    tensors.pop("__metadata__", None)
+    return 8 + length, tensors
+
+
+def _tensor_digests(shard: Path) -> dict[str, str]:
+    """Return name -> digest of (dtype, shape, bytes)."""
+    start, tensors = _header(shard)
+    with shard.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
 
         def digest(item: tuple[str, Any]) -> tuple[str, str]:
             name, entry = item
@@ -190,6 +210,5 @@ def _tensor_digests(shard: Path) -> dict[str, str]:
                 hashed.update(view[start + low : start + high])
             return name, hashed.hexdigest()
 
-        entries = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
         with ThreadPoolExecutor() as pool:
-            return dict(pool.map(digest, entries))
+            return dict(pool.map(digest, tensors.items()))

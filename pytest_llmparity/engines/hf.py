@@ -5,20 +5,44 @@ from __future__ import annotations
 import base64
 import hashlib
 import importlib.resources
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..arms import Arm, Profile
+from ..arms import Arm, EngineSpec, Profile
 from ..captures.model import Answer, Scored
 from ..workloads.model import Prompt
+from .arguments import given_value, split_arguments
 from .base import AbilityMissing, Interpreter, Reply, engine_environment
 from .http import JsonClient, client_of
 from .recipes import DEFAULT_REQUIREMENTS
 
-WORKER = Path(str(importlib.resources.files("pytest_llmparity.workers") / "hf_server.py"))
+_WORKERS = Path(str(importlib.resources.files("pytest_llmparity.workers")))
+WORKER = _WORKERS / "hf_server.py"
+STREAMING = (_WORKERS / "layer_stream.py", _WORKERS / "tensor_files.py")
+"""What the worker imports to leave the weights on disk."""
+NEEDS_WEIGHTS = frozenset({"generate", "sample"})
+"""Abilities that a worker lacks whose weights stay on disk: each token would read them all."""
+_MEMORY = "--memory"
+
+
+def streamed(engine: EngineSpec, memory: int) -> EngineSpec:
+    """Return an engine of kind hf whose weights stay on disk; a pass over them takes at most `memory` bytes."""
+    return replace(engine, args=(*engine.args, _MEMORY, str(memory)))
+
+
+def is_streamed(engine: EngineSpec) -> bool:
+    """Say whether an engine reads its weights from disk, layer by layer, for all documents at once."""
+    return engine.kind == "hf" and given_value(engine.args, _MEMORY) is not None
+
+
+def memory_bound(engine: EngineSpec) -> int | None:
+    """Return the bytes that a pass over weights on disk may take; None for an engine that loads its weights."""
+    bound = given_value(engine.args, _MEMORY) if is_streamed(engine) else None
+    return int(bound) if bound is not None and bound.isdecimal() else None
 
 
 class HfKind:
@@ -33,9 +57,14 @@ class HfKind:
     overhead_bytes = 1 << 30
 
     def arguments(self, arm: Arm) -> tuple[str, ...]:
-        """Return dtype, the user's arguments, and the digest of the worker: its code is part of the engine."""
-        worker = hashlib.sha256(WORKER.read_bytes()).hexdigest()[:12]
-        return ("--dtype", arm.variant.dtype, *arm.engine.args, f"worker={worker}")
+        """Return dtype, the user's arguments, and the digest of the worker: its code is part of the engine.
+
+        Of a bound on memory there is that it streams, not the size: the size does not change answers.
+        """
+        args, memory = split_arguments(arm.engine.args, {_MEMORY: 1})
+        code = b"".join(file.read_bytes() for file in (WORKER, *(STREAMING if memory else ())))
+        worker = f"worker={hashlib.sha256(code).hexdigest()[:12]}"
+        return ("--dtype", arm.variant.dtype, *args, *(("streamed",) if memory else ()), worker)
 
     def command(self, arm: Arm, interpreter: Interpreter, port: int) -> tuple[str, ...]:
         """Return the command line of the worker."""
@@ -48,7 +77,8 @@ class HfKind:
 
     def client(self, url: str, arm: Arm, log: Path | None) -> HfClient:
         """Return a client of the worker."""
-        return HfClient(client_of(url, arm, log))
+        client = StreamedHfClient if is_streamed(arm.engine) else HfClient
+        return client(client_of(url, arm, log))
 
     def translate(self, cause: str, arm: Arm) -> str | None:
         """Explain transformers' misleading load errors."""
@@ -112,11 +142,15 @@ class HfClient:
         reply = self._http.post("/tokenize", body)
         return reply["ids"], reply["rendered"]
 
-    def score(self, prompt: Prompt, top_k: int) -> Reply:
-        """Force prompt.ids[scored_from:] and return their distributions."""
+    def score(self, prompt: Prompt, top_k: int, attention: str | None = None) -> Reply:
+        """Force prompt.ids[scored_from:] and return their distributions.
+
+        `attention` (`eager`, `sdpa`) lets the model attend with that implementation, for this once: what two of them
+        differ by is how exact the model's own answers are.
+        """
         body = {"ids": prompt.ids, "start": prompt.scored_from, "top_k": top_k}
-        reply = self._http.post("/score", body)
-        return Answer(prompt.id, prompt_tokens=len(prompt.ids)), _scored(prompt.ids[prompt.scored_from :], reply, top_k)
+        reply = self._http.post("/score", body if attention is None else {**body, "attention": attention})
+        return _reply(prompt, reply, top_k)
 
     def generate(self, prompt: Prompt, top_k: int) -> Reply:
         """Return greedy tokens."""
@@ -146,6 +180,36 @@ class HfClient:
     def close(self) -> None:
         """Close connections."""
         self._http.close()
+
+
+class StreamedHfClient(HfClient):
+    """Client of a worker whose weights stay on disk; it scores many documents at once, and generates nothing."""
+
+    def counters(self) -> Mapping[str, float]:
+        """Return passes over the weights, and bytes of them that were read."""
+        return {name: float(value) for name, value in self.facts()["counters"].items()}
+
+    def score_all(
+        self, prompts: Sequence[Prompt], top_k: int, progress: Callable[[int, int], None] = lambda _, __: None
+    ) -> list[Reply]:
+        """Force each prompt's ids[scored_from:], all in one pass over the weights; replies in the prompts' order.
+
+        `progress` is told (layers done, layers in all).
+        """
+        documents = [{"ids": prompt.ids, "start": prompt.scored_from} for prompt in prompts]
+        replies: list[Reply] = []
+        for event in self._http.post_events("/score-all", {"documents": documents, "top_k": top_k}):
+            if "document" in event:
+                replies.append(_reply(prompts[len(replies)], event["document"], top_k))
+            else:
+                progress(event["layer"], event["layers"])
+        return replies
+
+
+def _reply(prompt: Prompt, reply: Mapping[str, Any], top_k: int) -> Reply:
+    """Return a forced score as the worker gives it."""
+    scored = _scored(prompt.ids[prompt.scored_from :], reply, top_k)
+    return Answer(prompt.id, prompt_tokens=len(prompt.ids)), scored
 
 
 def _scored(token_ids: Sequence[int], reply: Mapping[str, Any], top_k: int) -> Scored:

@@ -10,8 +10,15 @@ base64 of little-endian bytes, which is exact and a quarter of the size of decim
     POST /tokenize  {"text": str} or {"messages": [...], "tools": [...], "chat_template_kwargs": {...}}
                                                                   -> {"ids", "rendered"}
     POST /score     {"ids": [...], "start": int, "top_k": int}    -> distributions of ids[start:]
+                    with "attention": "eager" | "sdpa", scored once with that implementation
     POST /generate  {"ids": [...], "max_tokens", "top_k"}         -> greedy tokens and their distributions
     POST /sample    {"prompts": [[...]], "max_tokens", "seeds"}   -> tokens drawn at temperature 1
+
+With --memory BYTES the weights stay on disk and are read once for all documents of a request (layer_stream.py). Then
+/score, /generate and /sample answer with an error, and there is instead
+
+    POST /score-all {"documents": [{"ids", "start"}], "top_k"}    -> server-sent events: {"layer", "layers"} meanwhile,
+                                                                  one {"document": distributions} each, then [DONE]
 """
 
 from __future__ import annotations
@@ -21,11 +28,20 @@ import base64
 import json
 import threading
 import time
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+
+ATTENTIONS = ("sdpa", "eager")
+
+
+class NotLoaded(RuntimeError):
+    """Something was asked that needs the weights in memory."""
 
 
 class Model:
@@ -37,15 +53,41 @@ class Model:
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(options.model)
         self.config = transformers.AutoConfig.from_pretrained(options.model)
         self.max_length = options.max_length or self.config.max_position_embeddings
-        if not options.tokenizer_only:
-            self.network = transformers.AutoModelForCausalLM.from_pretrained(
-                options.model, dtype=getattr(torch, options.dtype), attn_implementation=options.attention
-            )
-            self.network.to(options.device).eval()
+        self._network = None if options.tokenizer_only or options.memory else self._load()
+        self.streamed = self._open_stream() if options.memory else None
         self.eos_ids = self._end_of_sequence_ids()
 
+    def _load(self) -> Any:
+        network = transformers.AutoModelForCausalLM.from_pretrained(
+            self.options.model, dtype=getattr(torch, self.options.dtype), attn_implementation=self.options.attention
+        )
+        return network.to(self.device).eval()
+
+    def _open_stream(self) -> Any:
+        # Not at the top: it is no part of this program, nor of what its answers depend on, unless it is used.
+        from layer_stream import StreamedModel  # type: ignore[import-not-found]
+
+        return StreamedModel(
+            Path(self.options.model),
+            self.config,
+            dtype=getattr(torch, self.options.dtype),
+            attention=self.options.attention,
+            device=self.device,
+            memory=self.options.memory,
+        )
+
+    @property
+    def network(self) -> Any:
+        """The loaded model."""
+        if self._network is None:
+            why = "--memory leaves the weights on disk" if self.streamed else "--tokenizer-only loads no weights"
+            instead = "/score-all, /tokenize and /pieces" if self.streamed else "/tokenize and /pieces"
+            raise NotLoaded(f"{why}: only {instead} work")
+        return self._network
+
     def _end_of_sequence_ids(self) -> list[int]:
-        generation = None if self.options.tokenizer_only else self.network.generation_config
+        source = self.streamed or self._network
+        generation = None if source is None else source.generation_config
         ids = None if generation is None else generation.eos_token_id
         if ids is None:
             ids = self.tokenizer.eos_token_id
@@ -65,6 +107,7 @@ class Model:
             "max_length": self.max_length,
             "architecture": self.config.architectures,
             "tf32": bool(torch.backends.cuda.matmul.allow_tf32),
+            **({} if self.streamed is None else self.streamed.facts()),
         }
 
     def pieces(self) -> dict[str, Any]:
@@ -103,8 +146,34 @@ class Model:
         ids, start = body["ids"], body["start"]
         # Logits of the context are not asked for: they would be most of the memory with a large vocabulary.
         kept = len(ids) - start + 1
-        logits = self.network(torch.tensor([ids], device=self.device), logits_to_keep=kept).logits[0, :-1]
-        return self._distributions(logits, torch.tensor(ids[start:], device=self.device), body["top_k"])
+        with self._attending(body.get("attention")):
+            logits = self.network(torch.tensor([ids], device=self.device), logits_to_keep=kept).logits[0, :-1]
+        return _packed(distributions(logits, torch.tensor(ids[start:], device=self.device), body["top_k"]))
+
+    @contextmanager
+    def _attending(self, attention: str | None) -> Iterator[None]:
+        """Let the model attend with another implementation for once."""
+        usual = self.network.config._attn_implementation
+        if attention in (None, usual):
+            yield
+            return
+        if attention not in ATTENTIONS:
+            raise ValueError(f"attention: expected one of {', '.join(ATTENTIONS)}, found {attention!r}")
+        try:
+            self.network.set_attn_implementation(attention)
+            if self.network.config._attn_implementation != attention:  # transformers only warns
+                raise ValueError(f"{type(self.network).__name__} cannot attend with {attention!r} once it is loaded")
+            yield
+        finally:
+            self.network.set_attn_implementation(usual)
+
+    def score_all(self, body: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
+        """Forced scoring of many documents in one pass over weights that are on disk; progress comes between."""
+        if self.streamed is None:
+            raise NotLoaded("/score-all is for weights that stay on disk (--memory); ask /score")
+        documents = [(document["ids"], document["start"]) for document in body["documents"]]
+        for event in self.streamed.score(documents, body["top_k"], distributions):
+            yield {"document": _packed(event["document"])} if "document" in event else event
 
     def generate(self, body: dict[str, Any]) -> dict[str, Any]:
         """Greedy decoding, one sequence, with a key-value cache; ends at an end-of-sequence id, which is kept."""
@@ -120,8 +189,8 @@ class Model:
             if token in self.eos_ids:
                 break
             step = torch.tensor([[token]], device=self.device)
-        answer = self._distributions(torch.stack(rows), torch.tensor(tokens, device=self.device), body["top_k"])
-        return answer | {
+        scored = distributions(torch.stack(rows), torch.tensor(tokens, device=self.device), body["top_k"])
+        return _packed(scored) | {
             "ids": tokens,
             "text": self.tokenizer.decode(tokens, skip_special_tokens=True),
             "finish_reason": "stop" if tokens[-1] in self.eos_ids else "length",
@@ -165,17 +234,13 @@ class Model:
             positions = positions[:, -1:] + 1
         return {"ids": drawn}
 
-    @staticmethod
-    def _distributions(logits: torch.Tensor, tokens: torch.Tensor, top_k: int) -> dict[str, Any]:
-        """Log-probabilities in float32: of the tokens, and of the top_k ids of each row, best first."""
-        logprobs = logits.float().log_softmax(-1)
-        top = logprobs.topk(top_k, dim=-1)
-        chosen = logprobs.gather(1, tokens[:, None])[:, 0]
-        return {
-            "top_ids": _packed(top.indices.to(torch.int32)),
-            "top_logprobs": _packed(top.values),
-            "token_logprobs": _packed(chosen),
-        }
+
+def distributions(logits: torch.Tensor, tokens: torch.Tensor, top_k: int) -> dict[str, torch.Tensor]:
+    """Return log-probabilities in float32: of the tokens, and of the top_k ids of each row, best first."""
+    logprobs = logits.float().log_softmax(-1)
+    top = logprobs.topk(top_k, dim=-1)
+    chosen = logprobs.gather(1, tokens[:, None])[:, 0]
+    return {"top_ids": top.indices.to(torch.int32), "top_logprobs": top.values, "token_logprobs": chosen}
 
 
 def _for_template(message: dict[str, Any]) -> dict[str, Any]:
@@ -189,8 +254,10 @@ def _for_template(message: dict[str, Any]) -> dict[str, Any]:
     return {**message, "tool_calls": calls}
 
 
-def _packed(array: torch.Tensor) -> str:
-    return base64.b64encode(array.cpu().contiguous().numpy().tobytes()).decode()
+def _packed(arrays: dict[str, torch.Tensor]) -> dict[str, Any]:
+    return {
+        name: base64.b64encode(array.cpu().contiguous().numpy().tobytes()).decode() for name, array in arrays.items()
+    }
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -211,6 +278,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Run one model operation."""
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/score-all":
+            self._answer_in_events(body)
+            return
         operations = {
             "/tokenize": self.model.tokenize,
             "/score": self.model.score,
@@ -230,6 +300,28 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self._answer(200, answer)
 
+    def _answer_in_events(self, body: dict[str, Any]) -> None:
+        """Answer as it is made: a pass can take longer than a client waits for the first byte."""
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")  # nobody knows the length
+        self.end_headers()
+        try:
+            with self.lock, closing(self.model.score_all(body)) as events:
+                for event in events:
+                    self._send_event(json.dumps(event))
+        except ConnectionError as error:  # nobody listens any more
+            self.log_error("%s ended: %r", self.path, error)
+            return
+        except Exception as error:
+            self.log_error("%s failed: %r", self.path, error)
+            self._send_event(json.dumps({"error": f"{type(error).__name__}: {error}"}))
+        self._send_event("[DONE]")
+
+    def _send_event(self, data: str) -> None:
+        self.wfile.write(f"data: {data}\n\n".encode())
+        self.wfile.flush()
+
     def _answer(self, status: int, body: dict[str, Any]) -> None:
         data = json.dumps(body).encode()
         self.send_response(status)
@@ -245,17 +337,19 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--attention", default="sdpa", choices=["sdpa", "eager", "flash_attention_2"])
+    parser.add_argument("--attention", default="sdpa", choices=[*ATTENTIONS, "flash_attention_2"])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--max-length", type=int)
     parser.add_argument("--tokenizer-only", action="store_true", help="load no weights; /tokenize and /pieces only")
+    parser.add_argument("--memory", type=int, metavar="BYTES", help="leave the weights on disk; see above")
     options = parser.parse_args()
     server = ThreadingHTTPServer(("127.0.0.1", options.port), Handler, bind_and_activate=False)
     server.daemon_threads = True
     server.server_bind()
     began = time.monotonic()
     Handler.model = Model(options)
-    print(f"loaded {options.model} as {options.dtype} in {time.monotonic() - began:.1f} s", flush=True)
+    how = "opened" if options.memory else "loaded"
+    print(f"{how} {options.model} as {options.dtype} in {time.monotonic() - began:.1f} s", flush=True)
     server.server_activate()
     server.serve_forever()
 

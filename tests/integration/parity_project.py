@@ -250,7 +250,7 @@ class ParityProject:
             draw=0,
             run="double",
             fingerprint={**key.fields, "launch_key": key.digest, "version": "double", "facts": {}},
-            progress=lambda done, total: None,
+            progress=lambda done, total, of: None,
         )
         session.store.put(key, prepared.forced, capture)
 

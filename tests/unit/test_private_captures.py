@@ -38,7 +38,7 @@ def workload_of(*names, private, in_flight=1):
 def captured(workload, client=None):
     client = client or TellingClient()
     return make_capture(
-        client, workload, arm="vllm", draw=0, run="r", fingerprint={}, progress=lambda done, total: None
+        client, workload, arm="vllm", draw=0, run="r", fingerprint={}, progress=lambda done, total, of: None
     )
 
 
