@@ -10,6 +10,7 @@ from .atomic import NotKept
 from .captures.format import CaptureUnreadable
 from .captures.make import make_capture
 from .captures.model import Capture
+from .captures.own_error import with_own_error
 from .captures.store import CaptureStore
 from .demo_model import DemoModelFailed
 from .durations import format_duration
@@ -143,6 +144,8 @@ class EngineRuns:
             fingerprint=engine.fingerprint(key),
             progress=_Progress(f"{arm.id}: {workload.name}", self._say),
         )
+        if arm == self._roster.reference and workload.name == "forced":
+            capture = with_own_error(capture, engine.client, workload)
         self.keep(lambda: self._store.put(key, workload, capture))
         self.record(arm).captured.append(workload.name)
         tokens = f", {capture.tokens} tokens" if workload.kind != "tokenize" else ""

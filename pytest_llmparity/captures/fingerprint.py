@@ -23,6 +23,15 @@ _CAUSES = (
 )
 _MANY = 12
 
+OWN_ERROR = "own_error"
+"""Field of the reference's fingerprint: KL between two of its own kernels, nats a token."""
+
+
+def own_error(fingerprint: Mapping[str, Any]) -> float | None:
+    """Return a reference's own error in nats a token; None where it was not measured."""
+    found = fingerprint.get(OWN_ERROR)
+    return None if found is None else float(found)
+
 
 def differences(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> tuple[str, ...]:
     """Return one line for each difference, likely causes first.

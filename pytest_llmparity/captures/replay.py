@@ -11,13 +11,14 @@ from typing import Any
 from ..arms import Profile
 from ..engines.kinds import KINDS
 from ..workloads.prepare import PreparedWorkloads
+from .fingerprint import OWN_ERROR
 from .format import CaptureUnreadable, read_capture
 from .model import Capture
 
 WORKLOADS_FILE = "workloads.json"
 """The workloads beside the captures that answer them."""
 
-_TOLD_BY_THE_ENGINE = ("launch_key", "version", "facts", "counters")
+_TOLD_BY_THE_ENGINE = ("launch_key", "version", "facts", "counters", OWN_ERROR)
 
 
 class RecordedCaptures:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ..captures.fingerprint import own_error
 from ..captures.model import Capture, Scored
 from ..stats.kernel import Levels, Ratio, fieller_ratio
 from ..stats.power import detectable_shift
@@ -85,7 +86,8 @@ def compare_forced(
         for i, prompt in enumerate(workload.prompts)
     )
     dtype = str(baseline.fingerprint.get("dtype"))
-    finding = judge_documents(documents, margin=margin, levels=levels, dtype=dtype)
+    error = own_error(reference.fingerprint)
+    finding = judge_documents(documents, margin=margin, levels=levels, dtype=dtype, own_error=error)
     return _verdict(documents, finding, baseline, candidate)
 
 

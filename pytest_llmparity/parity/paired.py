@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..stats.kernel import FIRST_LOOK, Judgement, Levels, Ratio, fieller_ratio, judge, paired_excess
+from ..stats.kernel import FIRST_LOOK, MATERIALITY, Judgement, Levels, Ratio, fieller_ratio, judge, paired_excess
 from ..stats.power import Power, detectable_ratio
 from ..verdicts import Evidence, Status
 
@@ -25,6 +25,7 @@ LOW_OVERLAP = 0.8
 # Ten times the largest floor measured for bf16 (0.0015 nat a token): beyond it, the reference is suspect.
 _USUAL_FLOOR = {"bfloat16": 0.0015}
 _SUSPECT_FACTOR = 10.0
+_OWN_ERROR_SHARE = 0.01
 
 Floats = NDArray[np.float64]
 
@@ -172,11 +173,13 @@ def judge_documents(
     yardstick: str = "the baseline",
     quantity: str = "distance from fp32",
     dtype: str | None = None,
+    own_error: float | None = None,
 ) -> Finding:
     """Return what the paired rule says about at least 2 documents, each with at least one token.
 
     `margin` is relative to the floor. `dtype` is the yardstick's: it says how large a floor is usual, and a much larger
-    one makes the reference suspect; without it the reference is trusted.
+    one makes the reference suspect; without it the reference is trusted. So does an `own_error` of the reference (KL of
+    two of its own kernels, nats a token) over 1 % of the floor.
     """
     baseline, candidate, tokens = documents.kl_baseline, documents.kl_candidate, documents.tokens
     judgement = judge(
@@ -184,7 +187,7 @@ def judge_documents(
     )
     used = max(judgement.documents, 2)
     ratio = fieller_ratio(baseline[:used], candidate[:used], LEVEL)
-    status, why = _suspicion(documents.floor, yardstick, dtype) or _status(
+    status, why = _suspicion(documents.floor, yardstick, dtype, own_error) or _status(
         judgement, documents, ratio, margin, f"{yardstick}'s {quantity}"
     )
     strength = detectable_ratio(baseline, candidate, tokens, margin=margin, levels=levels)
@@ -197,7 +200,12 @@ def reference_suspect(floor: float, dtype: str | None) -> bool:
     return usual is not None and floor > _SUSPECT_FACTOR * usual
 
 
-def _suspicion(floor: float, yardstick: str, dtype: str | None) -> tuple[Status, str] | None:
+def _suspicion(floor: float, yardstick: str, dtype: str | None, own_error: float | None) -> tuple[Status, str] | None:
+    if own_error is not None and own_error > max(_OWN_ERROR_SHARE * floor, _OWN_ERROR_SHARE * MATERIALITY * 10):
+        return "undecided", (
+            f"reference suspect: two fp32 kernels of it are {own_error:.2e} nat a token apart, over "
+            f"{_OWN_ERROR_SHARE:.0%} of {yardstick}'s own distance ({floor:.2e}); is TF32 on, or is it not fp32?"
+        )
     if dtype is None or not reference_suspect(floor, dtype):
         return None
     return "undecided", (

@@ -253,3 +253,18 @@ class TestComparable:
         candidate = capture_of(case.workload, rows, "vllm")
         with pytest.raises(CapturesDiffer, match="vllm scored other tokens of doc-3 than were forced"):
             verdict_of(case, case.reference(), case.capture("hf", NOISE, seed=1), candidate)
+
+
+class TestOwnErrorOfTheReference:
+    def verdict(self, case, error):
+        reference = replace(case.reference(), fingerprint={"kind": "double", "own_error": error})
+        return verdict_of(case, reference, case.capture("hf", NOISE, seed=1), case.capture("vllm", NOISE, seed=2))
+
+    def test_two_kernels_that_agree_change_nothing(self, case):
+        assert self.verdict(case, 1e-9).status == "pass"
+        assert self.verdict(case, None).status == "pass"
+
+    def test_two_that_do_not_make_it_suspect(self, case):
+        verdict = self.verdict(case, 1e-4)
+        assert verdict.status == "undecided"
+        assert "two fp32 kernels of it are 1.00e-04 nat a token apart" in verdict.why
