@@ -71,13 +71,17 @@ class Scored:
 
     @property
     def bounded(self) -> NDArray[np.bool_]:
-        """Where the token's log-probability is only an upper bound, (T,): a server that lists its best tokens and no
-        other gives the least of them for one that is not among them."""
+        """Where the token's log-probability is only an upper bound, (T,).
+
+        A server that lists its best tokens and no other gives the least of them for one that is not among them. One
+        that ever gave less tells what it knows, and equal values are ties; so this is asked of whole captures.
+        """
         if self.top_ids.shape[1] == 0:
             return np.zeros(len(self.token_ids), np.bool_)
-        listed = (self.top_ids == self.token_ids[:, None]).any(axis=1)
+        unlisted = ~(self.top_ids == self.token_ids[:, None]).any(axis=1)
         least = np.where(self.top_ids != NO_ID, self.top_logprobs, np.inf).min(axis=1)
-        return np.asarray(~listed & (self.token_logprobs >= least), np.bool_)
+        tells = bool((unlisted & (self.token_logprobs < least)).any())
+        return np.zeros(len(self.token_ids), np.bool_) if tells else np.asarray(unlisted, np.bool_)
 
     @property
     def tail_mass(self) -> Floats:

@@ -35,7 +35,6 @@ _SUMMED = (
     "regret_candidate",
     "flips_baseline",
     "flips_candidate",
-    "bounded",
 )
 
 
@@ -52,8 +51,8 @@ class ForcedDocuments(Documents):
     regret_candidate: Floats
     flips_baseline: Floats
     flips_candidate: Floats
-    bounded: Floats
     worst: tuple[Evidence, ...]
+    bounded: int = 0
 
 
 def compare_forced(
@@ -85,6 +84,7 @@ def compare_forced(
         (prompt, reference.scored(i), baseline.scored(i), candidate.scored(i))
         for i, prompt in enumerate(workload.prompts)
     )
+    documents = replace(documents, bounded=int((baseline.arrays.bounded | candidate.arrays.bounded).sum()))
     dtype = str(baseline.fingerprint.get("dtype"))
     error = own_error(reference.fingerprint)
     finding = judge_documents(documents, margin=margin, levels=levels, dtype=dtype, own_error=error)
@@ -112,7 +112,7 @@ def tabulate(rows: Iterable[tuple[Prompt, Scored, Scored, Scored]], yardstick: s
     for prompt, reference, baseline, candidate in rows:
         distances = measure(reference, baseline, candidate)
         units.append(prompt.unit)
-        sums.append([*_sums(distances), float((baseline.bounded | candidate.bounded).sum())])
+        sums.append(_sums(distances))
         overlaps.append(np.minimum(distances.overlap_baseline, distances.overlap_candidate))
         excess = distances.kl_candidate - distances.kl_baseline
         at = int(excess.argmax())
@@ -129,7 +129,7 @@ def tabulate(rows: Iterable[tuple[Prompt, Scored, Scored, Scored]], yardstick: s
 
 
 def _sums(distances: Distances) -> list[float]:
-    """Return the sums over tokens in the order of `_SUMMED`, but for the last."""
+    """Return the sums over tokens in the order of `_SUMMED`."""
     columns: Sequence[NDArray[np.generic]] = (
         np.ones_like(distances.kl_baseline),
         distances.kl_baseline,
@@ -165,8 +165,8 @@ def _measured(documents: ForcedDocuments, finding: Finding) -> str:
     tokens = float(documents.tokens.sum())
     nll = fieller_ratio(documents.tokens, documents.nll_change, LEVEL)
     change = f"{nll.estimate:+.5f} nat a token ({nll.low:+.5f} to {nll.high:+.5f})"
-    if unknown := int(documents.bounded.sum()):
-        change = f"unknown: {unknown} of {int(tokens)} tokens are not among those that an engine lists"
+    if documents.bounded:
+        change = f"unknown: {documents.bounded} of {int(tokens)} tokens are not among those that an engine lists"
     return (
         f"R = {finding.estimate}; KL from fp32 {documents.kl:.6f} nat a token, baseline {documents.floor:.6f}; "
         f"top-1 flips {documents.flips_candidate.sum() / tokens:.1%}, "
@@ -200,7 +200,7 @@ def _resolution(documents: ForcedDocuments, finding: Finding) -> str:
     if seen[0] is None or seen[1] is None or seen[2] is None:
         return ""
     kl, nll, flips = (shift / tokens for shift in seen if shift is not None)
-    told = "" if documents.bounded.any() else f"NLL {nll:.5f} nat a token, "
+    told = "" if documents.bounded else f"NLL {nll:.5f} nat a token, "
     return f"told from no change: KL +{kl:.6f} nat a token, {told}flips {flips:.2%} of tokens"
 
 
@@ -210,6 +210,6 @@ def _figures(documents: ForcedDocuments) -> dict[str, object]:
     return {
         "flips": float(documents.flips_candidate.sum()) / tokens,
         "flips_baseline": float(documents.flips_baseline.sum()) / tokens,
-        "nll_change": None if documents.bounded.any() else float(documents.nll_change.sum()) / tokens,
+        "nll_change": None if documents.bounded else float(documents.nll_change.sum()) / tokens,
         "regret_ratio": [regret.estimate, regret.low, regret.high],
     }

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..captures.model import Capture, Scored
 from ..stats.kernel import MATERIALITY, Levels
 from ..verdicts import Evidence, Status, Verdict
 from ..workloads.model import Prompt, Stage, Workload
 from ..workloads.vocabulary import Vocabulary
-from .divergence import measure
+from .divergence import Floats, measure
 from .identity import require_comparable
 from .settled import settle
 
@@ -61,10 +62,14 @@ class Suspect:
 
 @dataclass(frozen=True, eq=False)
 class _Row:
+    """One document; the `bounds` of an arm say of which tokens it gives only an upper bound."""
+
     prompt: Prompt
     reference: Scored
     baseline: Scored
     candidate: Scored
+    baseline_bounds: NDArray[np.bool_]
+    candidate_bounds: NDArray[np.bool_]
 
     def ratio(self) -> float:
         """Return R of this document; what costs less than the materiality counts as that."""
@@ -72,13 +77,19 @@ class _Row:
         least = MATERIALITY * len(self.reference.token_ids)
         return float(max(found.kl_candidate.sum(), least) / max(found.kl_baseline.sum(), least))
 
-    def off(self, arm: Scored) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        """Return how far an arm's log-probability of each forced token is off the reference's, nats.
+    def off(self) -> Floats:
+        """Return how far the candidate's log-probability of each forced token is off the reference's, nats."""
+        return _off(self.candidate, self.reference, self.candidate_bounds)
 
-        Of one that is only known to be at most so large, how far that is too low.
-        """
-        off = arm.token_logprobs.astype(np.float64) - self.reference.token_logprobs
-        return np.where(arm.bounded, np.maximum(-off, 0.0), np.abs(off))
+    def baseline_off(self) -> Floats:
+        """Return the same of the baseline."""
+        return _off(self.baseline, self.reference, self.baseline_bounds)
+
+
+def _off(arm: Scored, reference: Scored, bounds: NDArray[np.bool_]) -> Floats:
+    """Return |log p(arm) - log p(reference)| of the tokens; of one that is only a bound, how far it is too low."""
+    off = arm.token_logprobs.astype(np.float64) - reference.token_logprobs
+    return np.where(bounds, np.maximum(-off, 0.0), np.abs(off))
 
 
 def compare_local(
@@ -112,7 +123,7 @@ def compare_local(
     limits = _limits(rows, documents=documents)
     suspects = _suspects(rows, limits, vocabulary or Vocabulary())
     status, why = _judge(suspects, rows, limits, again)
-    off = max(float(row.off(row.candidate).max(initial=0.0)) for row in rows)
+    off = max(float(row.off().max(initial=0.0)) for row in rows)
     limit = f"no forced token off fp32 by over {limits.token:.2f} nat"
     measured = f"furthest token {off:.2f} nat off fp32, baseline {_furthest(rows):.2f}"
     if documents:
@@ -171,12 +182,15 @@ def _named(prompt: Prompt, where: str) -> Prompt:
 
 
 def _rows(workload: Workload, reference: Capture, baseline: Capture, candidate: Capture) -> list[_Row]:
-    captures = (reference, baseline, candidate)
-    return [_Row(prompt, *(each.scored(i) for each in captures)) for i, prompt in enumerate(workload.prompts)]
+    bounds, other_bounds = (np.split(arm.arrays.bounded, arm.offsets[1:-1]) for arm in (baseline, candidate))
+    return [
+        _Row(prompt, reference.scored(i), baseline.scored(i), candidate.scored(i), bounds[i], other_bounds[i])
+        for i, prompt in enumerate(workload.prompts)
+    ]
 
 
 def _furthest(rows: Sequence[_Row]) -> float:
-    return max(float(row.off(row.baseline).max(initial=0.0)) for row in rows)
+    return max(float(row.baseline_off().max(initial=0.0)) for row in rows)
 
 
 def _limits(rows: Sequence[_Row], *, documents: bool) -> Limits:
@@ -190,7 +204,7 @@ def _suspects(rows: Sequence[_Row], limits: Limits, vocabulary: Vocabulary) -> l
 
 
 def _suspect(row: _Row, limits: Limits, vocabulary: Vocabulary) -> Suspect | None:
-    off = row.off(row.candidate)
+    off = row.off()
     at = int(off.argmax())
     if off[at] > limits.token:
         token = vocabulary.piece(int(row.reference.token_ids[at]))
@@ -219,13 +233,16 @@ def _judge(
     if again is None:
         return "undecided", f"{len(suspects)} documents stand out ({names}) and could not be asked again"
     by_id = {row.prompt.id: row for row in rows}
-    answers = {answer.prompt_id: scored for answer, scored in again.rows()}
+    bounds = np.split(again.arrays.bounded, again.offsets[1:-1])
+    answers = {answer.prompt_id: (scored, bounds[i]) for i, (answer, scored) in enumerate(again.rows())}
     for where, how in ((ALONE, "alone"), (IN_COMPANY, "in company, not when asked alone")):
         back = []
         for each in suspects[:ASKED_AGAIN]:
             answer = answers.get(f"{each.prompt}@{where}")
             row = by_id[each.prompt]
-            if answer is not None and _stands_out(replace(row, candidate=answer), limits):
+            if answer is None:
+                continue
+            if _stands_out(replace(row, candidate=answer[0], candidate_bounds=answer[1]), limits):
                 back.append(each)
         if back:
             shown = ", ".join(each.prompt for each in back[:_SHOWN])
