@@ -14,7 +14,9 @@ from pytest_llmparity.report.json_report import SCHEMA_FILE
 def test_two_good_engines_are_green(good_run: Run) -> None:
     assert good_run.returncode == 0
     assert good_run.report["verdict"] == "pass"
-    assert {entry["check"] for entry in good_run.report["checks"]} == {"prompt_ids", "forced_kl", "greedy", "finish"}
+    assert {entry["check"] for entry in good_run.report["checks"]} == {
+        *("prompt_ids", "forced_kl", "strata", "local_defects", "greedy", "finish")
+    }
     assert all(entry["verdict"] == "pass" for entry in good_run.report["checks"])
 
 
