@@ -13,6 +13,8 @@ from .entries import Chat, WorkloadInvalid, chat_of, read_lines
 
 __all__ = ["Chat", "PromptSource", "Text", "WorkloadInvalid", "from_jsonl", "shipped", "shipped_folder"]
 
+_TEXTS = ("prose", "code", "languages", "digits", "repetition")
+
 
 @dataclass(frozen=True)
 class Text:
@@ -52,7 +54,8 @@ def shipped() -> PromptSource:
     chats = tuple(chat_of(entry, where, "") for where, _, entry in read_lines(folder / "prompts" / "chat.jsonl"))
     texts = tuple(
         Text(entry["id"], tuple(entry["tags"]), entry["text"])
-        for _, _, entry in read_lines(folder / "text" / "prose.jsonl")
+        for name in _TEXTS
+        for _, _, entry in read_lines(folder / "text" / f"{name}.jsonl")
     )
     return PromptSource("shipped", chats, texts)
 
