@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .captures.model import Capture
+from .parity.decode_strata import compare_decode_strata
 from .parity.equivalence import compare_equivalent
 from .parity.finish import compare_finish
 from .parity.forced import compare_anchor, compare_forced
@@ -139,6 +140,11 @@ def _decode(given: Given) -> Verdict:
     return _with_ends(compare_decode(arm, margin=given.margin, levels=given.levels), arm)
 
 
+def _decode_strata(given: Given) -> Verdict:
+    arm = _decoded(given, "candidate", "candidate-forced", "reference")
+    return compare_decode_strata(arm, margin=given.margin, levels=given.levels)
+
+
 def _rollout(given: Given) -> Verdict:
     baseline = _decoded(given, "baseline", "baseline-forced", "reference")
     candidate = _decoded(given, "candidate", "candidate-forced", "candidate-reference")
@@ -211,6 +217,7 @@ ENGINES: Mapping[str, Callable[[Given], Verdict]] = {
     "prompt_ids": _prompt_ids,
     "finish": _finish,
     "decode": _decode,
+    "decode_strata": _decode_strata,
     "batching": _equivalent("batching", ("alone", f"{BATCH} in flight"), bits=False),
     "neighbours": _equivalent("neighbours", ("alone", "in company"), bits=False),
     "streaming": _equivalent("streaming", ("in one piece", "streamed"), bits=True),

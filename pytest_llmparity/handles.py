@@ -20,7 +20,7 @@ from .workloads.sources import PromptSource, WorkloadInvalid
 
 Recorder = Callable[[Verdict], Verdict]
 
-_WITH_MARGIN = ("forced_kl", "strata", "rollout", "regret", "decode")
+_WITH_MARGIN = ("forced_kl", "strata", "rollout", "regret", "decode", "decode_strata")
 
 
 class EnginePair:
@@ -151,6 +151,13 @@ class SingleEngine:
         `margin` is how much further is allowed, relative to the forced scores' own distance.
         """
         return self._check("decode", margin)
+
+    def decode_strata(self, margin: float = SAME_BUILD.margin) -> Verdict:
+        """Is decoding as good as its own forced scores under each load, and late in an answer? Statistical.
+
+        `margin` as in `decode`, but at least 0.50: each load has a fraction of the prompts.
+        """
+        return self._check("decode_strata", margin)
 
     def batching(self) -> Verdict:
         """Does the engine answer alike, one request at a time and 16 at a time, up to ties?"""

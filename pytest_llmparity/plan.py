@@ -48,15 +48,16 @@ class Take:
 class Check:
     """What one check takes, the abilities it asks of an engine, and how many statistical verdicts it holds.
 
-    It is not made with fewer forced documents than `documents`, which could not decide it; with `one_format`, between
-    arms that are quantised differently; with `instead_of`, where both arms have that ability and a sharper check; with
-    `arbitrated`, without a reference.
+    It is not made with fewer forced documents than `documents` or fewer rollouts than `rollouts`, which could not
+    decide it; with `one_format`, between arms that are quantised differently; with `instead_of`, where both arms have
+    that ability and a sharper check; with `arbitrated`, without a reference.
     """
 
     takes: tuple[Take, ...]
     statistical: int = 0
     needs: tuple[str, ...] = ()
     documents: int = 0
+    rollouts: int = 0
     one_format: bool = False
     instead_of: str | None = None
     arbitrated: bool = False
@@ -154,6 +155,13 @@ ENGINE_CHECKS: Mapping[str, Check] = {
     "texts": Check((Take("candidate", "candidate", "greedy"),), needs=("generate",)),
     "decode": Check(
         _decoded("candidate", "candidate", "candidate-forced", "reference"), statistical=1, needs=("generate", "score")
+    ),
+    "decode_strata": Check(
+        _decoded("candidate", "candidate", "candidate-forced", "reference"),
+        statistical=1,
+        needs=("generate", "score"),
+        rollouts=32,
+        arbitrated=True,
     ),
     "batching": _alike("greedy-batched", "batch"),
     "neighbours": _alike("greedy-neighbours", "batch"),

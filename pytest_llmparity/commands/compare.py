@@ -20,7 +20,7 @@ from .inputs import Inputs
 from .settings import add_options, read_settings
 
 EXIT_CODES: Mapping[Status, int] = {"pass": 0, "fail": 1, "undecided": 2}
-_OF_ONE_ARM = ("decode", "batching", "neighbours", "streaming", "chat")
+_OF_ONE_ARM = ("decode", "decode_strata", "batching", "neighbours", "streaming", "chat")
 _CHECKS: Mapping[str, Check] = {
     **PAIR_CHECKS,
     **{name: ENGINE_CHECKS[name] for name in _OF_ONE_ARM},
@@ -48,7 +48,10 @@ _ROLES: Mapping[str, str] = {
 def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("baseline", metavar="BASELINE", help="capture that is trusted: a file, or a store name")
     parser.add_argument(
-        "candidate", metavar="CANDIDATE", nargs="?", help="capture in question; `decode` takes this one alone"
+        "candidate",
+        metavar="CANDIDATE",
+        nargs="?",
+        help="capture in question; `decode` and `decode_strata` take this one alone",
     )
     parser.add_argument(
         "--check",
@@ -66,7 +69,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         type=_margin,
         metavar="M",
         help="how much worse than the baseline is allowed, relative to the floor (default: the project's margin, else "
-        "0.25, that of another engine; for `decode` 0.10)",
+        "0.25, that of another engine; for `decode` and `decode_strata` 0.10)",
     )
     add_options(parser, "alpha", "kl-limit")
     parser.add_argument(
@@ -185,7 +188,7 @@ def _verdicts(
         for role, capture in captures.items()
         if role not in optional
     }
-    usual = (SAME_BUILD if "decode" in checks else OTHER_ENGINE).margin
+    usual = (SAME_BUILD if {"decode", "decode_strata"}.intersection(checks) else OTHER_ENGINE).margin
     whole = Given(
         captures,
         {role: workload for role, (workload, _) in found.items()},

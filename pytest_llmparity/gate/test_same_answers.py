@@ -1,8 +1,13 @@
-"""What must not matter to one engine: batches, neighbours, streaming, the endpoint. Part of the ready-made gate."""
+"""What must not matter to one engine: load, batches, neighbours, streaming, the endpoint. Part of the gate."""
 
 from __future__ import annotations
 
 from pytest_llmparity.handles import SingleEngine
+
+
+def test_decode_strata(llm_engine: SingleEngine) -> None:
+    """Decoding is as good as the engine's own scoring alone, under each load, and late in an answer."""
+    assert llm_engine.decode_strata()
 
 
 def test_batching(llm_engine: SingleEngine) -> None:

@@ -169,7 +169,7 @@ def judge_decoding(
 
     `dtype` says how large a floor is usual; None where the reference is known to be right.
     """
-    found = _without_statistics(arm, rows, levels)
+    found = decided_without_statistics(arm, rows, levels)
     if found is not None:
         return found
     move = _largest_move(rows)
@@ -196,8 +196,8 @@ def judge_decoding(
     )
 
 
-def _without_statistics(arm: Decoded, rows: Sequence[Answered], levels: Levels) -> Verdict | None:
-    """Return the verdict where no statistics are needed or possible, else None."""
+def decided_without_statistics(arm: Decoded, rows: Sequence[Answered], levels: Levels) -> Verdict | None:
+    """Return the verdict of `compare_decode` where no statistics are needed or possible, else None."""
     tokens, documents = arm.decode.tokens, len({row.prompt.unit for row in rows})
     verdict = partial(Verdict, CHECK, baseline=None, candidate=arm.decode.arm, prompts=len(rows), tokens=tokens)
     if not rows:

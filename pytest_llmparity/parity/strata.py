@@ -69,19 +69,37 @@ def compare_strata(
         return settled
     assert reference is not None
     rows = [(p, reference.scored(i), baseline.scored(i), candidate.scored(i)) for i, p in enumerate(workload.prompts)]
-    members = strata_of(rows)
+    dtype = str(baseline.fingerprint.get("dtype"))
+    strata = strata_of(rows)
+    return judge_strata(CHECK, strata, (baseline.arm, candidate.arm), margin=margin, levels=levels, dtype=dtype)
+
+
+def judge_strata(
+    check: str,
+    members: Mapping[str, Sequence[Row]],
+    arms: tuple[str | None, str],
+    *,
+    margin: float,
+    levels: Levels,
+    dtype: str,
+    yardstick: str = "the baseline",
+) -> Verdict:
+    """Return the worst verdict of the paired rule over strata given by name, of what differs between them.
+
+    `yardstick` says in words, with its article, what the second record of a row is; the third is held against it.
+    """
     judged = {name: part for name, part in members.items() if _units(part) >= DOCUMENTS_TO_PASS}
     small = {name: _units(part) for name, part in members.items() if name not in judged}
     if not judged:
         least = f"no kind of document has the {DOCUMENTS_TO_PASS} that a verdict needs"
-        return Verdict(CHECK, "undecided", baseline.arm, candidate.arm, least, figures={"too_small": small})
+        return Verdict(check, "undecided", *arms, least, figures={"too_small": small})
     share, allowed = levels.shared(len(judged)), max(margin, STRATUM_MARGIN)
-    dtype = str(baseline.fingerprint.get("dtype"))
     strata = []
     for name, part in judged.items():
-        documents = tabulate(part)
-        strata.append(_Stratum(name, documents, judge_documents(documents, margin=allowed, levels=share, dtype=dtype)))
-    return _verdict(strata, small, baseline, candidate)
+        documents = tabulate(part, yardstick=yardstick.split(" ", 1)[1])
+        finding = judge_documents(documents, margin=allowed, levels=share, dtype=dtype, yardstick=yardstick)
+        strata.append(_Stratum(name, documents, finding))
+    return _verdict(check, strata, small, arms)
 
 
 def strata_of(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -90,19 +108,26 @@ def strata_of(rows: Sequence[Row]) -> dict[str, list[Row]]:
     for row in rows:
         for name in kinds_of(row[0]):
             found.setdefault(name, []).append(row)
-        half = len(row[1].token_ids) // 2
+    found[LATER] = later_halves(rows)
+    return {name: part for name, part in found.items() if part}
+
+
+def later_halves(rows: Sequence[Row]) -> list[Row]:
+    """Return the later half of every row that has two tokens or more."""
+    halves = []
+    for prompt, *scored in rows:
+        half = len(scored[0].token_ids) // 2
         if half:
-            prompt, *scored = row
-            later = [each.beginning_at(half) for each in scored]
-            found.setdefault(LATER, []).append((prompt, later[0], later[1], later[2]))
-    return found
+            one, two, three = (each.beginning_at(half) for each in scored)
+            halves.append((prompt, one, two, three))
+    return halves
 
 
 def _units(rows: Sequence[Row]) -> int:
     return len({row[0].unit for row in rows})
 
 
-def _verdict(strata: Sequence[_Stratum], small: Mapping[str, int], baseline: Capture, candidate: Capture) -> Verdict:
+def _verdict(check: str, strata: Sequence[_Stratum], small: Mapping[str, int], arms: tuple[str | None, str]) -> Verdict:
     status = min((each.finding.status for each in strata), key=SEVERITY.index)
     deciding = [each for each in strata if each.finding.status == status]
     if status == "pass":
@@ -110,10 +135,9 @@ def _verdict(strata: Sequence[_Stratum], small: Mapping[str, int], baseline: Cap
     else:
         why = "; ".join(f"{each.name}: {each.finding.why}" for each in deciding)
     return Verdict(
-        CHECK,
+        check,
         status,
-        baseline.arm,
-        candidate.arm,
+        *arms,
         why,
         measured="; ".join(each.line() for each in strata),
         limit=f"in each: {strata[0].finding.limit}",

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 pytest_plugins = ("parity_project",)
 
-WAYS = ("batching", "neighbours", "streaming", "chat")
+WAYS = ("decode_strata", "batching", "neighbours", "streaming", "chat")
 QUICK = {"quick": {"base": "smoke", "rollouts": 32, "rollout-tokens": 24}}
 
 
@@ -18,7 +18,7 @@ def test_both_profiles_pass_on_honest_engines(parity_project: ParityProject) -> 
     parity_project.honest_pair()
     run = parity_project.gate("a,b")
     assert run.code == 0, run.output
-    assert run.outcomes == {"passed": 15, "skipped": 3}
+    assert run.outcomes == {"passed": 17, "skipped": 3}
     assert {entry["id"].partition("[")[0].rpartition("_")[2] for entry in run.report["skipped"]} == {
         *("sharpness", "vocabulary", "regret")
     }
@@ -36,7 +36,7 @@ def test_captures_are_compared_where_no_engine_is(parity_project: ParityProject)
     replayed = ("--llm-reference=replay@captures/reference", "--llm-engines=replay@captures/a,replay@captures/b")
     run = parity_project.run(*replayed, "--pyargs", "pytest_llmparity.gate")
     assert run.code == 0, run.output
-    assert run.outcomes == {"passed": 15, "skipped": 3}
+    assert run.outcomes == {"passed": 17, "skipped": 3}
     assert set(run.started.values()) == {0}
     assert "starting" not in run.output
 

@@ -164,7 +164,7 @@ class RolloutCase:
     def decoded(
         self,
         arm: str,
-        decode: float = 0.05,
+        decode: float | Sequence[float] = 0.05,
         forced: float = 0.05,
         *,
         seed: int = 0,
@@ -173,7 +173,7 @@ class RolloutCase:
         reference: bool = True,
         **fields: Any,
     ) -> Decoded:
-        """Return an arm whose logits are off by `decode` while decoding and by `forced` while scoring.
+        """Return an arm whose logits are off by `decode` (one size, or one a prompt) while decoding, else by `forced`.
 
         It leaves the usual text on the prompts of `parted`, and ends early on those of `lengths`.
         """
@@ -182,7 +182,8 @@ class RolloutCase:
         paths = [self.parted[i] if i in parted else self.usual[i] for i in range(len(asked))]
         paths = [path[: (lengths or {}).get(i)] for i, path in enumerate(paths)]
         ids = [path.argmax(axis=1).tolist() for path in paths]
-        rows = [scored_of(off_by(rng, path, decode), text) for path, text in zip(paths, ids, strict=True)]
+        sizes = np.broadcast_to(decode, len(paths)).tolist()
+        rows = [scored_of(off_by(rng, path, size), text) for path, text, size in zip(paths, ids, sizes, strict=True)]
         some = [i for i, text in enumerate(ids) if text]
         prompts = [
             Prompt(asked[i].id, asked[i].unit, (*asked[i].ids, *ids[i]), scored_from=len(asked[i].ids)) for i in some
