@@ -3,7 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo demo-wrong demo-deployed demo-toggles test unit integration neighbours engines lint bench-operating-characteristic clean
+.PHONY: demo demo-wrong demo-deployed demo-toggles test unit integration neighbours engines lint clean
+.PHONY: bench-operating-characteristic bench-detection
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -47,6 +48,12 @@ lint: $(STAMP)
 
 bench-operating-characteristic: $(STAMP)  ## how often the decision rule passes, fails and stays undecided
 	$(BIN)/python bench/operating_characteristic.py --json docs/results/operating-characteristic.json
+
+bench-detection: $(STAMP)  ## which seeded faults the gate sees, and how often it is red without one; goes on where it stopped
+	$(BIN)/python bench/detection/run.py --size cpu --work build/detection --out docs/results \
+	  --engine-python "$$($(BIN)/llmparity env create transformers==5.19.0 | cut -d' ' -f2)" \
+	  --model "$$($(BIN)/llmparity model demo)" \
+	  --margins-frozen-at "$$(git log -1 --format=%h -- pytest_llmparity/margins.py)"
 
 clean:
 	rm -rf .venv build

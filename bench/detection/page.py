@@ -1,0 +1,250 @@
+"""Print the tables of docs/detection.md from docs/results/detection.json.
+
+    python bench/detection/page.py docs/results/detection.json docs/detection.md
+
+Replaces what stands between `<!-- table: NAME -->` and `<!-- end -->` in the page, for each name in `TABLES`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+SHORT = {"forced_kl": "KL", "local_defects": "local"}
+
+
+def _lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
+    return "\n".join([*head, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def _names(checks: Sequence[str]) -> str:
+    return ", ".join(SHORT.get(check, check) for check in checks)
+
+
+def _ratio(row: dict[str, Any]) -> str:
+    ratio = row["R"]
+    if ratio is None:
+        return "not a number"
+    return "1" if ratio == 1 else f"{ratio:.3f}" if ratio < 10 else f"{ratio:.0f}"
+
+
+def _result(row: dict[str, Any]) -> str:
+    if row["called"]:
+        also = f" (undecided: {_names(row['undecided_by'])})" if row["undecided_by"] else ""
+        return f"fail: {_names(row['called_by'])}{also}"
+    return f"undecided: {_names(row['undecided_by'])}" if row["detected"] else "green"
+
+
+def _unseen(row: dict[str, Any], margin: float) -> str:
+    """Return why a fault is green, and what sees it."""
+    under = row["R"] is not None and row["R"] <= 1 + margin
+    reason = "not seen by design: R is within the margin" if under else "not seen"
+    return f"green, {reason}; meant for: {row['seen_by'] or 'exact tier'}"
+
+
+def _tokens(row: dict[str, Any]) -> str:
+    return f"{row['tokens']:,}" if row["tokens"] else ""
+
+
+def summary(result: dict[str, Any]) -> str:
+    """The headline: of each group, how many were called, undecided and green."""
+    groups = {
+        "faults, R within the margin": [row for row in result["faults"] if (row["R"] or 99) <= 1 + result["margin"]],
+        "faults, R over the margin": [row for row in result["faults"] if (row["R"] or 99) > 1 + result["margin"]],
+        "honest changes": [*result["benign"], *result["blind"]],
+    }
+    rows = []
+    for name, group in groups.items():
+        called, red = (sum(row[key] for row in group) for key in ("called", "detected"))
+        rows.append((name, str(len(group)), str(called), str(red - called), str(len(group) - red)))
+    return _lines(("arms", "of them", "`fail`", "`undecided` (red too)", "green"), rows)
+
+
+def faults(result: dict[str, Any]) -> str:
+    """One row a fault, the green ones first: its true R, what the gate says, and which rivals see it."""
+    rows = []
+    for row in sorted(result["faults"], key=lambda row: (row["called"], row["detected"])):
+        seen = [name for name, rival in result["rivals"].items() if row["name"] in rival["detected_native"]]
+        said = _result(row) if row["detected"] else _unseen(row, result["margin"])
+        rows.append((f"`{row['name']}`", row["what"], _ratio(row), said, _tokens(row), ", ".join(seen)))
+    return _lines(("fault", "what is wrong", "R", "the gate", "tokens", "rivals, at their own thresholds"), rows)
+
+
+def families(result: dict[str, Any]) -> str:
+    """Faults of growing size: gates simulated from each one's own documents."""
+    sizes = Counter(row["family"] for row in result["faults"])
+    rows = [
+        (f"`{row['name']}`", _ratio(row), *_shares(row["simulated"]), f"{row['simulated']['mean_tokens']:,.0f}")
+        for row in result["faults"]
+        if sizes[row["family"]] >= 3 and row["simulated"]
+    ]
+    return _lines(("fault", "true R", "pass", "undecided", "fail", "mean tokens"), rows)
+
+
+def _shares(simulated: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(f"{simulated[outcome]:.1%}" for outcome in ("pass", "undecided", "fail"))
+
+
+def accuracy(result: dict[str, Any]) -> str:
+    """Faults that cost accuracy: tokens until our `fail`, and what the unpaired z-test would need."""
+    a_token = result["item_tokens"]
+    rows = []
+    for row in result["faults"]:
+        if row["called"] and row["items_needed"]:
+            needed = 2 * row["items_needed"] * a_token
+            before, after = row["accuracy"]
+            items = f"{row['items_needed']:,}"
+            cost = (f"{row['tokens']:,}", items, f"{needed:,.0f}", f"{needed / (2 * row['tokens']):,.0f}")
+            rows.append((f"`{row['name']}`", f"{before:.1%} to {after:.1%}", *cost))
+    header = (
+        "fault",
+        "accuracy",
+        "tokens to `fail`, an arm",
+        "items the z-test needs",
+        "tokens of both arms",
+        "times ours",
+    )
+    return _lines(header, rows)
+
+
+def benign(result: dict[str, Any]) -> str:
+    """One row an honest change."""
+    rows = [
+        (f"`{row['name']}`", row["what"], _ratio(row), f"{row['kappa']:.2f}", _result(row))
+        for row in [*result["benign"], *result["blind"], *result["format"]]
+    ]
+    return _lines(("change", "what differs", "R", "kappa", "the gate"), rows)
+
+
+def rivals(result: dict[str, Any]) -> str:
+    """One row a rival: detections and false alarms at its own threshold, and at one without false alarms."""
+    of = len(result["faults"])
+    ours = sum(row["detected"] for row in result["faults"])
+    called = sum(row["called"] for row in result["faults"])
+    alarms = sum(row["detected"] for row in [*result["benign"], *result["blind"]])
+    honest = len(result["benign"]) + len(result["blind"])
+    rows = [("**this gate**", f"red; {called} of them `fail`", f"{alarms} of {honest}", f"{ours} of {of}", "", "")]
+    for name, rival in result["rivals"].items():
+        rows.append(
+            (
+                name,
+                rival["what"],
+                f"{rival['false_alarms_native']} of {rival['honest']}",
+                f"{len(rival['detected_native'])} of {of}",
+                f"{rival['tuned']:.3g}",
+                f"{len(rival['detected_tuned'])} of {of}",
+            )
+        )
+    header = ("rule", "red when over", "false alarms", "faults seen", "threshold without alarms", "faults seen with it")
+    return _lines(header, rows)
+
+
+def dose(result: dict[str, Any]) -> str:
+    """Simulated gates of real documents at a known truth."""
+    rows = [
+        (
+            row["pair"],
+            f"{row['R']:.2f}",
+            f"{row['pass']:.2%}",
+            f"{row['fail']:.2%}",
+            f"{row['undecided']:.2%}",
+            f"{row['fail_within_16000_tokens']:.2%}",
+            f"{row['mean_tokens']:,.0f}",
+        )
+        for row in result["dose"]
+    ]
+    header = ("pair", "true R", "pass", "fail", "undecided", "fail within 16,000 tokens", "mean tokens")
+    return _lines(header, rows)
+
+
+def profiles(result: dict[str, Any]) -> str:
+    """What each run profile's size and margin come to, over the honest pairs."""
+    rows = []
+    keys = dict.fromkeys((row["profile"], row["margin"], row["n_max"], row["R"]) for row in result["profiles"])
+    for key in keys:
+        same = [row for row in result["profiles"] if (row["profile"], row["margin"], row["n_max"], row["R"]) == key]
+        profile, margin, n_max, ratio = key
+        spread = [[row[outcome] for row in same] for outcome in ("pass", "fail", "undecided")]
+        shares = [f"{min(values):.1%} to {max(values):.1%}" for values in spread]
+        rows.append((f"`{profile}`", f"{n_max}", f"{margin:.2f}", f"{ratio:.2f}", *shares))
+    return _lines(("profile", "documents", "margin", "true R", "pass", "fail", "undecided"), rows)
+
+
+def gates(result: dict[str, Any]) -> str:
+    """Real gates of two honest arms each."""
+    found = result["gates"]
+    low, high = found["red_share_interval"]
+    by_check = ", ".join(f"{SHORT.get(name, name)} {count}" for name, count in found["by_check"].items())
+    row = (
+        f"{found['gates']}",
+        f"{found['pairs_of_arms']}",
+        f"{found['red']} ({low:.1%} to {high:.1%})",
+        f"{found['failed']}",
+        by_check,
+        f"{min(found['R']):.3f} to {max(found['R']):.3f}",
+    )
+    return _lines(("gates", "pairs of arms", "red (95 %)", "`fail`", "not green, by check", "R"), [row])
+
+
+def controls(result: dict[str, Any]) -> str:
+    """Cases with a known answer."""
+    rows = [(row["case"], row["expected"], _ratio(row), row["verdict"]) for row in result["controls"]]
+    return _lines(("case", "expected", "R", "`forced_kl`"), rows)
+
+
+def creep(result: dict[str, Any]) -> str:
+    """Ten steps against the one before and against the first."""
+    rows = [
+        (row["step"], f"{row['R_of_step']:.2f}", row["verdict_of_step"], f"{row['R_of_first']:.2f}", row["anchor"])
+        for row in result["creep"]
+    ]
+    return _lines(("step", "R to the step before", "verdict", "R to the first", "anchor"), rows)
+
+
+def vllm(result: dict[str, Any]) -> str:
+    """The arms in a running vLLM."""
+    rows = [
+        (
+            row["case"],
+            row["what"],
+            _ratio(row),
+            ", ".join(f"{SHORT.get(check, check)} {status}" for check, status in row["checks"].items()),
+        )
+        for row in result["vllm"]
+    ]
+    return _lines(("case", "what is wrong", "R", "checks"), rows)
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    table.__name__: table
+    for table in (summary, faults, families, benign, gates, rivals, accuracy, dose, profiles, controls, creep, vllm)
+}
+
+
+def filled(page: str, result: dict[str, Any]) -> str:
+    """Return the page with its tables made of the result."""
+
+    def table(match: re.Match[str]) -> str:
+        return f"<!-- table: {match[1]} -->\n{TABLES[match[1]](result)}\n<!-- end -->"
+
+    return re.sub(r"<!-- table: (\w+) -->\n.*?<!-- end -->", table, page, flags=re.S)
+
+
+def main() -> None:
+    """Fill the page in place."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("result", type=Path)
+    parser.add_argument("page", type=Path)
+    options = parser.parse_args()
+    result = json.loads(options.result.read_text(encoding="utf-8"))
+    options.page.write_text(filled(options.page.read_text(encoding="utf-8"), result), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
