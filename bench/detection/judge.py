@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -142,7 +143,7 @@ def row(answers: Answers, name: str) -> dict[str, Any]:
         "called": bool(failed),
         "called_by": failed,
         "undecided_by": [check for check in red if check not in failed],
-        "tokens": min((judged[check].tokens for check in failed), default=None),
+        "tokens": _tokens(judged, failed),
         "forced_tokens": judged["forced_kl"].tokens,
         "rivals": {rival.name: _plain(rival.figure(pair)) for rival in RIVALS},
         "accuracy": [float(right.mean()) for right in pair.correct],
@@ -153,6 +154,13 @@ def row(answers: Answers, name: str) -> dict[str, Any]:
             "kl_candidate": _rounded(documents.kl_candidate),
         },
     }
+
+
+def _tokens(judged: Mapping[str, Verdict], failed: Sequence[str]) -> int | None:
+    """Return how many tokens of an arm led to `fail`: the KL check's, or else those of the cheapest check."""
+    if "forced_kl" in failed:
+        return judged["forced_kl"].tokens
+    return min((judged[check].tokens for check in failed), default=None)
 
 
 def _plain(figure: float) -> float:

@@ -114,12 +114,22 @@ def accuracy(result: dict[str, Any]) -> str:
 
 
 def benign(result: dict[str, Any]) -> str:
-    """One row an honest change."""
-    rows = [
-        (f"`{row['name']}`", row["what"], _ratio(row), f"{row['kappa']:.2f}", _result(row))
-        for row in [*result["benign"], *result["blind"], *result["format"]]
-    ]
-    return _lines(("change", "what differs", "R", "kappa", "the gate"), rows)
+    """One row an honest change, with the rivals that call it."""
+    return _others(result, [*result["benign"], *result["blind"]])
+
+
+def formats(result: dict[str, Any]) -> str:
+    """One row another number format: a change that costs something, and is called as one."""
+    return _others(result, result["format"])
+
+
+def _others(result: dict[str, Any], found: Sequence[dict[str, Any]]) -> str:
+    rows = []
+    for row in found:
+        kappa = "" if row["kappa"] is None else f"{row['kappa']:.2f}"
+        red = [name for name, rival in result["rivals"].items() if row["rivals"][name] > rival["native"]]
+        rows.append((f"`{row['name']}`", row["what"], _ratio(row), kappa, _result(row), ", ".join(red)))
+    return _lines(("change", "what differs", "R", "kappa", "the gate", "rivals, at their own thresholds"), rows)
 
 
 def rivals(result: dict[str, Any]) -> str:
@@ -223,7 +233,10 @@ def vllm(result: dict[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     table.__name__: table
-    for table in (summary, faults, families, benign, gates, rivals, accuracy, dose, profiles, controls, creep, vllm)
+    for table in (
+        *(summary, faults, families, benign, formats, gates, rivals),
+        *(accuracy, dose, profiles, controls, creep, vllm),
+    )
 }
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import httpx
 
-from pytest_llmparity.options import RunProfile
+from pytest_llmparity.run_profiles import RunProfile
 from pytest_llmparity.workloads.model import Prompt, Workload
 from pytest_llmparity.workloads.prepare import PreparedWorkloads, Recipe, prepare
 from pytest_llmparity.workloads.sources import shipped, shipped_folder

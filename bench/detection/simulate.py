@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from pytest_llmparity.margins import UPGRADE
-from pytest_llmparity.options import RUN_PROFILES
+from pytest_llmparity.run_profiles import RUN_PROFILES
 from pytest_llmparity.stats import Levels, judge, paired_excess
 
 Floats = NDArray[np.float64]

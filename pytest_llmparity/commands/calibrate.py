@@ -12,7 +12,8 @@ from ..arms import REPLAY, Arm, EngineSpec, resolve_engine
 from ..engines.base import EngineError
 from ..engines.kinds import KINDS
 from ..margins import UPGRADE
-from ..options import OptionError, Settings
+from ..option_values import OptionError
+from ..options import Settings
 from ..plan import PAIR_CHECKS
 from ..run import source_of
 from ..session import ParitySession

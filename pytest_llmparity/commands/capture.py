@@ -15,7 +15,7 @@ from ..captures.model import Capture
 from ..captures.replay import WORKLOADS_FILE
 from ..captures.store import CaptureStore
 from ..engines.base import AbilityMissing
-from ..options import OptionError
+from ..option_values import OptionError
 from ..plan import ENGINE_CHECKS, REFERENCE, CaptureRequest
 from ..run import source_of
 from ..session import ParitySession

@@ -11,7 +11,8 @@ from ..captures.fingerprint import differences
 from ..captures.model import Capture
 from ..captures.store import CaptureStore
 from ..margins import OTHER_ENGINE, SAME_BUILD
-from ..options import OptionError, Settings
+from ..option_values import OptionError
+from ..options import Settings
 from ..plan import ALIKE, ENGINE_CHECKS, PAIR_CHECKS, REFERENCE, Check
 from ..run import cache_folder
 from ..verdicts import Status, Verdict

@@ -7,7 +7,8 @@ import argparse
 from ..demo_model import DEMO_MODEL_NAME
 from ..durations import format_duration
 from ..engines.environments import EnvironmentStore
-from ..options import DEMO, OptionError
+from ..option_values import OptionError
+from ..options import DEMO
 from ..run import cache_folder
 from ..session import ParitySession
 from .command import Command, Group, columns, emit, say

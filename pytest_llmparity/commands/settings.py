@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ..arms import REPLAY, Arm, resolve_engine
 from ..engines.kinds import KINDS
-from ..options import OPTIONS, Option, OptionError, Settings, load_settings
+from ..option_values import OptionError
+from ..options import OPTIONS, Option, Settings, load_settings
 from ..plan import REFERENCE
 from ..run import cache_folder
 from ..session import ParitySession

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..captures.model import NO_ID, Answer, Capture, Scored
 from ..captures.store import CaptureStore
-from ..options import OptionError
+from ..option_values import OptionError
 from ..parity.identity import CapturesDiffer
 from ..run import cache_folder
 from ..workloads.model import Prompt

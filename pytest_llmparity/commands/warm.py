@@ -7,7 +7,7 @@ import argparse
 from ..arms import ARM_ID
 from ..durations import format_duration
 from ..engines.registry import KeptEngine, Registry
-from ..options import OptionError
+from ..option_values import OptionError
 from ..plan import REFERENCE
 from ..run import cache_folder
 from .command import Command, columns, emit

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 from ..engines.base import RequestFailed
-from ..options import RunProfile
+from ..run_profiles import RunProfile
 from . import variants
 from .documents import choose_texts, every_id, long_documents, mixed
 from .model import Prompt, Workload

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from pytest_llmparity.engine_tables import ENGINE_TABLE_KEYS
 from pytest_llmparity.engines.toggles import TOGGLE_NAMES
-from pytest_llmparity.options import ENGINE_TABLE_KEYS, OPTIONS, RUN_PROFILES
+from pytest_llmparity.options import OPTIONS
 from pytest_llmparity.plan import ENGINE_CHECKS, PAIR_CHECKS
+from pytest_llmparity.run_profiles import RUN_PROFILES
 
 ROOT = Path(__file__).parents[2]
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "examples" / "README.md"]

@@ -10,7 +10,7 @@ import pytest
 
 from pytest_llmparity.feasible import remember, undecidable
 from pytest_llmparity.margins import OTHER_ENGINE, SAME_BUILD, UPGRADE, change_of, default_margin
-from pytest_llmparity.options import RUN_PROFILES, RunProfile
+from pytest_llmparity.run_profiles import RUN_PROFILES, RunProfile
 from pytest_llmparity.spreads import Spread, Spreads
 from pytest_llmparity.verdicts import Verdict
 from pytest_llmparity.workloads.prepare import Recipe

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from pytest_llmparity.arms import EngineSpec
-from pytest_llmparity.options import OPTIONS, RUN_PROFILES, OptionError, load_settings, read_table
+from pytest_llmparity.option_values import OptionError
+from pytest_llmparity.options import OPTIONS, load_settings, read_table
+from pytest_llmparity.run_profiles import RUN_PROFILES
 
 
 @pytest.fixture

@@ -13,8 +13,10 @@ from pytest_llmparity.captures.model import Answer
 from pytest_llmparity.captures.store import CaptureStore
 from pytest_llmparity.engines.base import RequestFailed
 from pytest_llmparity.engines.launch_key import LaunchKey
-from pytest_llmparity.options import OptionError, RunProfile, load_settings
+from pytest_llmparity.option_values import OptionError
+from pytest_llmparity.options import load_settings
 from pytest_llmparity.run import source_of
+from pytest_llmparity.run_profiles import RunProfile
 from pytest_llmparity.workloads.model import Workload
 from pytest_llmparity.workloads.prepare import PreparedWorkloads, Recipe, prepare
 from pytest_llmparity.workloads.sources import Chat, WorkloadInvalid, from_jsonl, shipped

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from pytest_llmparity.options import RunProfile
+from pytest_llmparity.run_profiles import RunProfile
 from pytest_llmparity.workloads.documents import mixed
 from pytest_llmparity.workloads.model import Prompt, Workload
 from pytest_llmparity.workloads.prepare import PreparedWorkloads, Recipe, prepare
