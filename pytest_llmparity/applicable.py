@@ -49,10 +49,16 @@ def _left_out_by_profile(session: ParitySession, check: Check, source: PromptSou
         return NotApplicable(f"run profile {name!r} does not force every token id; release does")
     if recorded is None:
         documents = sum(session.recipe(source).forced_documents) + sizes.long
+        tokens = documents * sizes.length
         rollouts = min(sizes.rollouts, len(source.chats))
     else:
         documents, rollouts = len(recorded.forced.prompts), len(recorded.rollout.prompts)
-    needs = (("forced documents", documents, check.documents), ("rollouts", rollouts, check.rollouts))
+        tokens = recorded.forced.tokens
+    needs = (
+        ("forced documents", documents, check.documents),
+        ("forced tokens", tokens, check.tokens),
+        ("rollouts", rollouts, check.rollouts),
+    )
     for what, found, needed in needs:
         if found < needed:
             return NotApplicable(f"{found} {what} are fewer than the {needed} that could decide it")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from answers import Answers, gate_documents
-from arms import ARMS
+from arms import ARMS, Arm
 from rivals import RIVALS, Pair, items_needed
 
 from pytest_llmparity.comparison import PAIRS, Given
@@ -16,7 +16,8 @@ from pytest_llmparity.margins import UPGRADE
 from pytest_llmparity.parity.divergence import measure
 from pytest_llmparity.parity.identity import engine_defects
 from pytest_llmparity.parity.local_defects import asked_again
-from pytest_llmparity.plan import PAIR_CHECKS
+from pytest_llmparity.parity.sharpness import Slopes, slopes_by_document
+from pytest_llmparity.plan import PAIR_CHECKS, Check
 from pytest_llmparity.stats import Levels
 from pytest_llmparity.stats.kernel import fieller_ratio
 from pytest_llmparity.stats.power import relative_spread
@@ -95,6 +96,8 @@ def verdicts(answers: Answers, arm: str) -> dict[str, Verdict]:
         workload = answers.questions.workloads[name] if name else forced
         if not workload.prompts or not answers.has(arm, workload.name):
             continue
+        if _left_out(PAIR_CHECKS[check], workload, ARMS[arm]):
+            continue
         if check in ("prompt_ids", "finish", "greedy"):
             captures = {
                 role: answers.capture(role_arm, workload)
@@ -117,11 +120,18 @@ def verdicts(answers: Answers, arm: str) -> dict[str, Verdict]:
     return found
 
 
+def _left_out(check: Check, workload: Workload, arm: Arm) -> bool:
+    """Whether the gate skips a check as what its documents could not decide, or as one between equal formats."""
+    too_small = len(workload.prompts) < check.documents or workload.tokens < check.tokens
+    return too_small or (check.one_format and arm.group == "format")
+
+
 def row(answers: Answers, name: str) -> dict[str, Any]:
     """Return one row of the result: what the gate and the rivals say of an arm, and what is true of it."""
     arm, questions = ARMS[name], answers.questions
     judged = verdicts(answers, name)
     documents = sums(answers, questions.workloads["forced"], "baseline", name)
+    slopes = _slopes(answers, name)
     finite = bool(np.isfinite(documents.kl_candidate).all())
     ratio = fieller_ratio(documents.kl_baseline, documents.kl_candidate, 0.99) if finite else None
     failed = [check for check, verdict in judged.items() if verdict.status == "fail"]
@@ -152,6 +162,8 @@ def row(answers: Answers, name: str) -> dict[str, Any]:
             "tokens": documents.tokens.astype(int).tolist(),
             "kl_baseline": _rounded(documents.kl_baseline),
             "kl_candidate": _rounded(documents.kl_candidate),
+            "slope_shift": _rounded(slopes.shift),
+            "slope_variance": _rounded(slopes.variance),
         },
     }
 
@@ -161,6 +173,11 @@ def _tokens(judged: Mapping[str, Verdict], failed: Sequence[str]) -> int | None:
     if "forced_kl" in failed:
         return judged["forced_kl"].tokens
     return min((judged[check].tokens for check in failed), default=None)
+
+
+def _slopes(answers: Answers, arm: str) -> Slopes:
+    workload = answers.questions.workloads["forced"]
+    return slopes_by_document(workload, *(answers.capture(each, workload) for each in ("reference", "baseline", arm)))
 
 
 def _plain(figure: float) -> float:

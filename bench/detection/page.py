@@ -173,6 +173,18 @@ def dose(result: dict[str, Any]) -> str:
     return _lines(header, rows)
 
 
+def sharpness(result: dict[str, Any]) -> str:
+    """The sharpness check on gates simulated from documents of honest arms, and of faults that it is meant for."""
+    meant = {row["name"] for row in result["faults"] if row["seen_by"] == "sharpness"}
+    honest = {row["name"] for row in [*result["benign"], *result["blind"]]}
+    found = [row for row in result["sharpness"] if row["pair"] in meant | honest]
+    rows = [
+        (f"`{row['pair']}`", f"{row['slope']:+.5f}", f"{row['sd']:.4f}", *_shares(row))
+        for row in sorted(found, key=lambda row: (row["pair"] in meant, abs(row["slope"])))
+    ]
+    return _lines(("arm", "slope", "sd between documents", "pass", "undecided", "fail"), rows)
+
+
 def profiles(result: dict[str, Any]) -> str:
     """What each run profile's size and margin come to, over the honest pairs."""
     rows = []
@@ -235,7 +247,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     table.__name__: table
     for table in (
         *(summary, faults, families, benign, formats, gates, rivals),
-        *(accuracy, dose, profiles, controls, creep, vllm),
+        *(accuracy, dose, sharpness, profiles, controls, creep, vllm),
     )
 }
 

@@ -219,6 +219,7 @@ def _result(
         "gates": unchanged.summary(gates),
         "dose": [row for row in simulated if row["kind"] == "at a ratio"],
         "profiles": [row for row in simulated if row["kind"] == "run profile"],
+        "sharpness": [row for row in simulated if row["kind"] == "sharpness"],
         "controls": [*controls.corpora(answers), *controls.references(answers)],
         "creep": controls.creep(answers),
         "vllm": controls.in_vllm(answers),

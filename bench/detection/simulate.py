@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from pytest_llmparity.margins import UPGRADE
+from pytest_llmparity.parity.sharpness import judge_slope
 from pytest_llmparity.run_profiles import RUN_PROFILES
 from pytest_llmparity.stats import Levels, judge, paired_excess
+from pytest_llmparity.verdicts import SEVERITY
 
 Floats = NDArray[np.float64]
 
@@ -55,10 +57,13 @@ def cases(pairs: Mapping[str, Mapping[str, Sequence[float]]], levels: Levels, re
                 for ratio in OF_PROFILES:
                     yield Case("run profile", name, documents, ratio, profile, *size, levels, repetitions)
         yield Case("as it is", name, documents, None, "ci", *sizes["ci"], levels, repetitions)
+        yield Case("sharpness", name, documents, None, "ci", *sizes["ci"], levels, repetitions)
 
 
 def run(case: Case) -> dict[str, Any]:
     """Return how often the gates of a case pass, fail and stay undecided, and what they cost."""
+    if case.kind == "sharpness":
+        return _sharpness(case)
     baseline, candidate, tokens = (
         np.array(case.documents[name], np.float64) for name in ("kl_baseline", "kl_candidate", "tokens")
     )
@@ -77,6 +82,21 @@ def run(case: Case) -> dict[str, Any]:
     )
     said = {"kind": case.kind, "pair": case.pair, "profile": case.profile, "margin": case.margin, "n_max": case.n_max}
     return {**said, "R": ratio, **found}
+
+
+def _sharpness(case: Case) -> dict[str, Any]:
+    """Return how often the sharpness check passes, fails and stays undecided on documents drawn as in `gates`."""
+    shift, variance = (np.array(case.documents[name], np.float64) for name in ("slope_shift", "slope_variance"))
+    moved = float(shift.sum() / variance.sum())
+    random = np.random.default_rng([3, *map(ord, case.pair)])
+    outcomes = dict.fromkeys(SEVERITY, 0)
+    for _ in range(case.repetitions):
+        chosen = random.integers(0, len(shift), case.n_max)
+        both = judge_slope(shift[chosen], variance[chosen], case.levels)
+        outcomes[min((each.outcome for each in both), key=SEVERITY.index)] += 1
+    shares = {name: count / case.repetitions for name, count in outcomes.items()}
+    spread = float((shift - moved * variance).std(ddof=1) / variance.mean())
+    return {"kind": case.kind, "pair": case.pair, "n_max": case.n_max, "slope": moved, "sd": spread, **shares}
 
 
 def gates(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..captures.model import NO_ID, Capture, Scored
-from ..stats.kernel import Judgement, Levels, Vector, judge, mean_interval
+from ..stats.kernel import Judgement, Levels, Vector, fieller_ratio, judge
 from ..stats.power import detectable_shift
 from ..verdicts import SEVERITY, Status, Verdict
 from ..workloads.model import Workload
@@ -24,18 +24,17 @@ CHECK = "sharpness"
 SLOPE_LIMIT = 0.002
 """How much sharper or flatter is allowed: 0.2 % of an inverse temperature. Honest kernels: at most 0.0009."""
 
-DOCUMENTS = 64
-"""Documents of about 128 tokens that it takes: the slope of one document spreads by 0.002 to 0.003."""
-
 
 def compare_sharpness(
     workload: Workload, reference: Capture | None, baseline: Capture, candidate: Capture, *, levels: Levels
 ) -> Verdict:
     """Return whether the candidate is as sharp as the baseline, to 0.002 in both directions.
 
-    The slope of an arm on a document is the regression of delta = log p_arm - log p_ref on log p_ref under the
-    reference's top-k, renormalised: sum of Cov(delta, log p_ref) over sum of Var(log p_ref). It is 0 for the same
-    temperature, and 1/T - 1 for temperature T. The unit value is the candidate's slope minus the baseline's.
+    The slope of an arm is the regression of delta = log p_arm - log p_ref on log p_ref under the reference's top-k,
+    renormalised: Cov(delta, log p_ref) over Var(log p_ref), each summed over all positions. It is 0 for the same
+    temperature, and 1/T - 1 for temperature T. A document's unit value is its share of the contrast
+    Cov(candidate) - Cov(baseline) - 0.002 Var: a ratio judged without a division, as in `compare_forced`, so that
+    documents count as much as they say.
 
     Raises:
         CapturesDiffer: when the captures are not of one workload, or are one and the same capture.
@@ -43,51 +42,73 @@ def compare_sharpness(
     if (settled := settle(CHECK, workload, reference, baseline, candidate, levels)) is not None:
         return settled
     assert reference is not None
-    documents = _tabulate(workload, reference, baseline, candidate)
-    difference = documents.candidate - documents.baseline
-    each = levels.shared(2)
-    sharper = judge(difference - SLOPE_LIMIT, levels=each, n_max=difference.size)
-    flatter = judge(-difference - SLOPE_LIMIT, levels=each, n_max=difference.size)
+    documents = slopes_by_document(workload, reference, baseline, candidate)
+    sharper, flatter = judge_slope(documents.shift, documents.variance, levels)
     status, why = _status(sharper, flatter)
-    mean, low, high = mean_interval(difference, LEVEL)
-    slopes = float(documents.candidate.mean()), float(documents.baseline.mean())
+    difference = fieller_ratio(documents.variance, documents.shift, LEVEL)
+    scale = float(documents.variance.sum())
+    slopes = float(documents.candidate.sum()) / scale, float(documents.baseline.sum()) / scale
+    moved = slopes[0] - slopes[1]
+    spread = (documents.shift - moved * documents.variance) / float(documents.variance.mean())
+    low, high = difference.low, difference.high
+    interval = "" if low is None or high is None else f"{low:+.5f} to {high:+.5f} (Fieller, {LEVEL:.0%})"
     return Verdict(
         CHECK,
         status,
         baseline.arm,
         candidate.arm,
         why,
-        measured=f"slope against fp32 {slopes[0]:+.5f}, baseline {slopes[1]:+.5f}; difference {mean:+.5f}",
+        measured=f"slope against fp32 {slopes[0]:+.5f}, baseline {slopes[1]:+.5f}; difference {moved:+.5f}",
         limit=f"difference from {-SLOPE_LIMIT:+.3f} to {SLOPE_LIMIT:+.3f}",
-        interval=f"{low:+.5f} to {high:+.5f} (t, {LEVEL:.0%})",
-        power=_power(difference, levels),
-        prompts=difference.size,
+        interval=interval,
+        power=_power(spread, levels),
+        prompts=spread.size,
         tokens=candidate.tokens,
         figures={
             "slope": slopes[0],
             "slope_baseline": slopes[1],
-            "difference": [mean, low, high],
-            "sd": float(difference.std(ddof=1)),
+            "difference": [moved, low, high],
+            "sd": float(spread.std(ddof=1)),
             "documents_needed": max(sharper.needed or 0, flatter.needed or 0) or None,
         },
     )
 
 
+def judge_slope(shift: Vector, variance: Vector, levels: Levels) -> tuple[Judgement, Judgement]:
+    """Return whether a candidate is sharper, and whether it is flatter, by over 0.002; each at half the levels.
+
+    `shift` is Cov(candidate) - Cov(baseline) and `variance` Var(log p_ref), sums over each document, shapes (n,).
+    """
+    sharper, flatter = (
+        judge(sign * shift - SLOPE_LIMIT * variance, levels=levels.shared(2), n_max=shift.size) for sign in (1, -1)
+    )
+    return sharper, flatter
+
+
 @dataclass(frozen=True, eq=False)
-class _Slopes:
-    """Slopes of both arms by document, shapes (n,)."""
+class Slopes:
+    """Sums over each document, in nat^2, shapes (n,): both arms' Cov(delta, log p_ref), and Var(log p_ref)."""
 
     baseline: Vector
     candidate: Vector
+    variance: Vector
+
+    @property
+    def shift(self) -> Vector:
+        """What the candidate's covariance has over the baseline's."""
+        return self.candidate - self.baseline
 
 
-def _tabulate(workload: Workload, reference: Capture, baseline: Capture, candidate: Capture) -> _Slopes:
+def slopes_by_document(workload: Workload, reference: Capture, baseline: Capture, candidate: Capture) -> Slopes:
+    """Return the sums of both arms by document; the variance is the mean of what it is over each arm's ids."""
     rows = []
     for i in range(len(workload.prompts)):
-        sides = (covariance(reference.scored(i), arm.scored(i)) for arm in (baseline, candidate))
-        rows.append([value for side in sides for value in side])
+        (one, over_one), (other, over_other) = (
+            covariance(reference.scored(i), arm.scored(i)) for arm in (baseline, candidate)
+        )
+        rows.append([one, other, (over_one + over_other) / 2])
     _, sums = sum_by_unit([prompt.unit for prompt in workload.prompts], rows)
-    return _Slopes(sums[0] / sums[1], sums[2] / sums[3])
+    return Slopes(*sums)
 
 
 def covariance(reference: Scored, arm: Scored) -> tuple[float, float]:
@@ -118,6 +139,6 @@ def _status(sharper: Judgement, flatter: Judgement) -> tuple[Status, str]:
     return status, f"not shown to be no {word} than the baseline: {side.reason}"
 
 
-def _power(difference: Vector, levels: Levels) -> str:
-    seen = detectable_shift(difference, levels=levels.shared(2))
+def _power(spread: Vector, levels: Levels) -> str:
+    seen = detectable_shift(spread, levels=levels.shared(2))
     return "" if seen is None else f"a slope off by {SLOPE_LIMIT + seen:.4f} is called fail in 90% of runs"

@@ -155,10 +155,13 @@ class TestSimulate:
     def test_cases_are_scaled_to_their_ratio_and_sized_by_their_profile(self, bench: dict[str, ModuleType]) -> None:
         values = np.random.default_rng(3).uniform(0.1, 0.2, 100)
         columns = {"kl_baseline": values, "kl_candidate": values * 3, "tokens": np.full(100, 128.0)}
+        columns |= {"slope_shift": values * 0.01, "slope_variance": values}
         simulate = bench["simulate"]
         cases = list(simulate.cases({"eager": columns, "x": columns}, Levels.for_gate(0.01, 5), 5))
-        assert {case.kind for case in cases if case.pair == "x"} == {"as it is"}
+        assert {case.kind for case in cases if case.pair == "x"} == {"as it is", "sharpness"}
         rows = [simulate.run(case) for case in cases]
+        slope = next(row for row in rows if row["kind"] == "sharpness")
+        assert (slope["fail"], round(slope["slope"], 6)) == (1, 0.01)
         dose = [row for row in rows if row["kind"] == "at a ratio"]
         assert [row["R"] for row in dose] == list(simulate.RATIOS)
         assert (dose[0]["pass"], dose[-1]["fail"]) == (1, 1)

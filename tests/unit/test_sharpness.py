@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from builders import LEVELS, ForcedCase, log_softmax, scored_of
 
-from pytest_llmparity.parity.sharpness import SLOPE_LIMIT, compare_sharpness, covariance
+from pytest_llmparity.parity.sharpness import SLOPE_LIMIT, compare_sharpness, covariance, slopes_by_document
 
 NOISE = 0.02
 
@@ -63,6 +64,21 @@ def test_a_scaled_baseline_is_shown_with_its_own_slope(case):
 
 def test_a_change_of_the_size_of_the_limit_is_not_passed(case):
     assert compare(case, scaled(case, 1 + SLOPE_LIMIT).capture("b", NOISE, seed=2)).status != "pass"
+
+
+def test_documents_that_say_little_about_the_slope_count_little():
+    loud = ForcedCase.make(64, tokens=60)
+    quiet = ForcedCase.make(65, tokens=60, spread=60.0)
+    renamed = [replace(p, id=f"quiet-{p.id}", unit=f"quiet-{p.unit}") for p in quiet.workload.prompts]
+    both = replace(loud.workload, prompts=(*loud.workload.prompts, *renamed))
+    mixed = ForcedCase(both, (*loud.logits, *quiet.logits))
+    a, b = mixed.capture("a", NOISE, seed=1), mixed.capture("b", NOISE, seed=2)
+    rows = slopes_by_document(both, mixed.reference(), a, b)
+    apart = rows.shift / rows.variance
+    assert apart[64:].std() > 3 * apart[:64].std(), "each by itself, they would drown the others"
+    assert rows.variance[64:].sum() < 0.1 * rows.variance.sum()
+    assert compare(mixed, b, a).status == "pass"
+    assert compare(mixed, scaled(mixed, 1.01).capture("b", NOISE, seed=2)).status == "fail"
 
 
 def test_too_few_documents_say_nothing():
