@@ -216,7 +216,7 @@ ARMS: dict[str, Arm] = {arm.name: arm for arm in _all()}
 """All arms by name, in the order in which they are made."""
 
 LEFT_OUT = (
-    *("batch-32", "order-reversed", "order-shuffled-2", "chunked-2", "eager-batch-1"),
+    *("batch-4", "batch-32", "order-reversed", "order-shuffled-2", "chunked-2", "math", "eager-batch-1", "fused-qkv"),
     *("beyond-256", "beyond-768"),
     *("scale-k-1.1", "scale-gate-1.1", "scale-up-1.1"),
 )

@@ -56,8 +56,8 @@ def cases(pairs: Mapping[str, Mapping[str, Sequence[float]]], levels: Levels, re
             for profile, size in sizes.items():
                 for ratio in OF_PROFILES:
                     yield Case("run profile", name, documents, ratio, profile, *size, levels, repetitions)
-        yield Case("as it is", name, documents, None, "ci", *sizes["ci"], levels, repetitions)
-        yield Case("sharpness", name, documents, None, "ci", *sizes["ci"], levels, repetitions)
+        for kind in ("as it is", "sharpness"):
+            yield Case(kind, name, documents, None, "ci", *sizes["ci"], levels, repetitions // 3)
 
 
 def run(case: Case) -> dict[str, Any]:
