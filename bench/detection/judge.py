@@ -96,7 +96,7 @@ def verdicts(answers: Answers, arm: str) -> dict[str, Verdict]:
         workload = answers.questions.workloads[name] if name else forced
         if not workload.prompts or not answers.has(arm, workload.name):
             continue
-        if _left_out(PAIR_CHECKS[check], workload, ARMS[arm]):
+        if left_out(PAIR_CHECKS[check], workload, ARMS[arm]):
             continue
         if check in ("prompt_ids", "finish", "greedy"):
             captures = {
@@ -120,7 +120,7 @@ def verdicts(answers: Answers, arm: str) -> dict[str, Verdict]:
     return found
 
 
-def _left_out(check: Check, workload: Workload, arm: Arm) -> bool:
+def left_out(check: Check, workload: Workload, arm: Arm) -> bool:
     """Whether the gate skips a check as what its documents could not decide, or as one between equal formats."""
     too_small = len(workload.prompts) < check.documents or workload.tokens < check.tokens
     return too_small or (check.one_format and arm.group == "format")

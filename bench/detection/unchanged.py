@@ -8,10 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 from answers import Answers, part
-from judge import given
+from arms import ARMS
+from judge import given, left_out
 from simulate import interval
 
 from pytest_llmparity.comparison import PAIRS
+from pytest_llmparity.plan import PAIR_CHECKS
 from pytest_llmparity.workloads.model import Workload
 
 CHECKS = ("forced_kl", "strata", "sharpness", "local_defects")
@@ -43,7 +45,8 @@ def gate(answers: Answers, honest: Sequence[str], seed: int, count: int) -> dict
     baseline, candidate = draw.sample(list(honest), 2)
     workload = drawn(answers.questions.workloads["forced"], seed, count)
     case = given(_Stored(answers), workload, candidate, baseline=baseline)
-    found = {check: PAIRS[check](case) for check in CHECKS}
+    made = [check for check in CHECKS if not left_out(PAIR_CHECKS[check], workload, ARMS[candidate])]
+    found = {check: PAIRS[check](case) for check in made}
     return {
         "seed": seed,
         "baseline": baseline,
@@ -77,7 +80,7 @@ def summary(gates: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "red": red,
         "failed": failed,
         "red_share_interval": interval(red, len(gates)),
-        "by_check": {check: sum(gate["checks"][check] != "pass" for gate in gates) for check in CHECKS},
+        "by_check": {check: sum(gate["checks"][check] != "pass" for gate in gates) for check in gates[0]["checks"]},
         "red_gates": [gate for gate in gates if gate["red"]],
         "R": sorted(round(gate["R"], 4) for gate in gates if gate["R"] is not None),
     }

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from pytest_llmparity.captures.model import Scored
+from pytest_llmparity.plan import PAIR_CHECKS
 from pytest_llmparity.stats import Levels
 from pytest_llmparity.workloads.model import Prompt, Stage, Workload
 
@@ -240,6 +241,16 @@ def test_a_small_run_takes_the_ends_and_the_middle_of_each_family(bench: dict[st
     assert {arm.name for arm in kept if arm.family == "epsilon"} == {"epsilon-1e-06", "epsilon-0.001", "epsilon-0.01"}
     assert sum(arm.group == "benign" for arm in kept) >= 12
     assert sum(arm.name.startswith("creep") for arm in kept) == 10
+
+
+def test_checks_are_left_out_where_the_gate_would_skip_them(bench: dict[str, ModuleType]) -> None:
+    left_out, arms, small = bench["judge"].left_out, bench["arms"].ARMS, pool(200)
+    large = replace(small, prompts=tuple(replace(p, ids=(1,) + (2,) * 128, scored_from=1) for p in small.prompts))
+    sharpness = PAIR_CHECKS["sharpness"]
+    assert left_out(sharpness, small, arms["eager"])
+    assert not left_out(sharpness, large, arms["eager"])
+    assert left_out(sharpness, large, arms["int8"])
+    assert not left_out(PAIR_CHECKS["forced_kl"], small, arms["int8"])
 
 
 def test_what_stands_out_is_asked_alone_and_then_in_company(bench: dict[str, ModuleType], tmp_path: Path) -> None:
