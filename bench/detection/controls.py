@@ -86,7 +86,8 @@ def references(answers: Answers) -> list[dict[str, Any]]:
         ("int8 baseline, a fault, fp32 reference", "pass (hidden by the format)", "reference", "int8", "int8-faulty"),
         ("int8 baseline, a fault, format reference", "fail", "reference-int8", "int8", "int8-faulty"),
         ("int8 baseline, an honest change, format reference", "pass", "reference-int8", "int8", "int8-eager"),
-        ("the baseline is the worse arm", "pass", "reference", "scale-down-1.5", "eager"),
+        ("the baseline is the worse arm", "pass", "reference", "scale-down-1.1", "eager"),
+        ("the baseline is so bad that the reference is suspect", "undecided", "reference", "scale-down-1.5", "eager"),
     ]
     rows = []
     for case, expected, reference, baseline, candidate in plan:

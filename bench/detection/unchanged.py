@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,9 @@ from simulate import interval
 from pytest_llmparity.comparison import PAIRS
 from pytest_llmparity.plan import PAIR_CHECKS
 from pytest_llmparity.workloads.model import Workload
+
+BETTER = "head-fp32"
+"""An honest arm that is closer to fp32 than the others by more than a margin: to leave it for another is a loss."""
 
 CHECKS = ("forced_kl", "strata", "sharpness", "local_defects")
 
@@ -72,14 +76,19 @@ class _Stored:
 
 def summary(gates: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return how many were red, and the interval as far as gates that share documents and kernels are independent."""
+    alike = [gate for gate in gates if gate["baseline"] != BETTER]
+    wrongly = sum(gate["red"] for gate in alike)
     red, failed = sum(gate["red"] for gate in gates), sum(gate["failed"] for gate in gates)
     pairs = {(gate["baseline"], gate["candidate"]) for gate in gates}
+    baselines = Counter(gate["baseline"] for gate in gates)
+    reds = Counter(gate["baseline"] for gate in gates if gate["red"])
     return {
         "gates": len(gates),
         "pairs_of_arms": len(pairs),
         "red": red,
         "failed": failed,
-        "red_share_interval": interval(red, len(gates)),
+        "alike": {"gates": len(alike), "red": wrongly, "red_share_interval": interval(wrongly, len(alike))},
+        "by_baseline": {name: {"gates": count, "red": reds[name]} for name, count in sorted(baselines.items())},
         "by_check": {check: sum(gate["checks"][check] != "pass" for gate in gates) for check in gates[0]["checks"]},
         "red_gates": [gate for gate in gates if gate["red"]],
         "R": sorted(round(gate["R"], 4) for gate in gates if gate["R"] is not None),
