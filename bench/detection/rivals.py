@@ -56,6 +56,11 @@ def _first_difference(a: Scored, b: Scored) -> int | None:
     return None if len(a.token_ids) == len(b.token_ids) else shared
 
 
+def _one_ends(a: Scored, b: Scored, at: int) -> bool:
+    """Whether the first difference of two texts is that one of them ends."""
+    return at >= min(len(a.token_ids), len(b.token_ids))
+
+
 def exact_text(pair: Pair) -> float:
     """Texts that differ."""
     return float(sum(_first_difference(a, b) is not None for a, b in pair.texts))
@@ -70,7 +75,7 @@ def within_top_k(k: int) -> Callable[[Pair], float]:
             at = _first_difference(a, b)
             if at is None:
                 continue
-            if at >= min(len(a.token_ids), len(b.token_ids)):
+            if _one_ends(a, b, at):
                 wrong += 1
             else:
                 listed = a.token_ids[at] in b.top_ids[at, :k] and b.token_ids[at] in a.top_ids[at, :k]
@@ -87,7 +92,7 @@ def near_tie(pair: Pair) -> float:
         at = _first_difference(a, b)
         if at is None:
             continue
-        if at >= min(len(a.token_ids), len(b.token_ids)):
+        if _one_ends(a, b, at):
             return math.inf
         worst = max(worst, _gap(a, b, at), _gap(b, a, at))
     return worst

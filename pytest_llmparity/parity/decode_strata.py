@@ -51,7 +51,11 @@ def compare_decode_strata(arm: Decoded, *, margin: float, levels: Levels) -> Ver
 
 
 def _strata(workload: Workload, answers: Sequence[Answered]) -> dict[str, list[Row]]:
-    rows = {row.prompt.id: (row.prompt, row.reference, row.forced, row.decode) for row in answers if row.reference}
+    rows = {
+        row.prompt.id: (row.prompt, row.reference, row.forced, row.decode)
+        for row in answers
+        if row.reference is not None
+    }
     found: dict[str, list[Row]] = {}
     for prompt, load in loads(workload):
         if prompt.id in rows:
