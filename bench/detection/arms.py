@@ -199,6 +199,12 @@ def _controls() -> Iterator[Arm]:
 
 def _in_vllm() -> Iterator[Arm]:
     yield Arm("vllm", "vllm", what="vLLM, bf16, eager mode")
+    for name, what, options in (
+        ("graphs", "compiled, with CUDA graphs", {"enforce_eager": False}),
+        ("triton", "attention by Triton kernels", {"attention_backend": "TRITON_ATTN"}),
+        ("chunked", "prefill in chunks of 128 tokens", {"max_num_batched_tokens": 128, "max_num_seqs": 64}),
+    ):
+        yield Arm(f"vllm-{name}", "vllm", what=what, options=options)
     for change, what in (
         ("scale", f"layer {LAYER}: down_proj times 1.5"),
         ("head-zeroed", f"layer {LAYER}: one head's output zeroed"),

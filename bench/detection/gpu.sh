@@ -11,7 +11,7 @@ root=$(cd "$(dirname "$0")/../.." && pwd)
 mkdir -p "$work" "$out"
 export HF_HUB_OFFLINE=1
 if [ ! -e "$work/demo/config.json" ]; then
-  PYTHONPATH="$site" python3 "$root/pytest_llmparity/workers/make_demo_model.py" "$gguf" "$work/demo"
+  PYTHONPATH="${site#none}" python3 "$root/pytest_llmparity/workers/make_demo_model.py" "$gguf" "$work/demo"
 fi
 vllm=()
 if [ "$site" != none ]; then

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import controls
-from arms import Arm
+from arms import ARMS, Arm
 from questions import Questions
 
 from pytest_llmparity.workloads.model import Workload
@@ -25,6 +26,14 @@ def write(path: Path, questions: Questions, jobs: Sequence[dict[str, Any]]) -> N
     path.write_text(json.dumps({"facts": facts(questions), "jobs": jobs, "workloads": documents}))
 
 
+def shared_out(asked: Iterable[dict[str, Any]], count: int) -> list[list[dict[str, Any]]]:
+    """Return the jobs of at most `count` workers: all jobs of an arm stay together, no worker is idle."""
+    shares: list[list[dict[str, Any]]] = [[] for _ in range(count)]
+    for number, (_, jobs) in enumerate(groupby(asked, key=lambda job: job["arm"])):
+        shares[number % count].extend(jobs)
+    return [share for share in shares if share]
+
+
 def of_arms(questions: Questions, arms: Iterable[Arm]) -> Iterator[dict[str, Any]]:
     """Yield what each arm is asked; arms that only serve others are asked for their scores alone."""
     for arm in arms:
@@ -39,6 +48,13 @@ def of_arms(questions: Questions, arms: Iterable[Arm]) -> Iterator[dict[str, Any
         if arm.group != "reference":
             for name in ("greedy", "prompts", "items"):
                 yield job(questions, arm.name, name)
+
+
+def vllm_starts() -> list[list[Arm]]:
+    """Return the arms made in a running vLLM, those together that one start of it serves."""
+    arguments = lambda arm: str(arm.options)  # noqa: E731
+    arms = sorted((arm for arm in ARMS.values() if arm.group == "vllm"), key=arguments)
+    return [list(together) for _, together in groupby(arms, key=arguments)]
 
 
 def job(questions: Questions, arm: str, name: str) -> dict[str, Any]:

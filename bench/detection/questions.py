@@ -172,8 +172,8 @@ def _openings(prepared: PreparedWorkloads, count: int) -> list[Prompt]:
 
 def _drawn(server: Served, openings: Sequence[Prompt], length: int) -> list[Prompt]:
     prompts = []
-    for start in range(0, len(openings), 16):
-        batch = openings[start : start + 16]
+    for start in range(0, len(openings), 64):
+        batch = openings[start : start + 64]
         drawn = server.sample([each.ids for each in batch], length, [7_000 + start + i for i in range(len(batch))])
         for i, (opening, ids) in enumerate(zip(batch, drawn, strict=True)):
             name, context = f"{opening.id}#{start + i}", len(opening.ids)

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from datetime import datetime, timezone
 from importlib.metadata import version
 from itertools import chain
@@ -68,10 +68,10 @@ def main() -> None:
     began = time.monotonic()
     questions = _questions(options)
     arms = _arms(options)
-    _work(options, questions, "jobs", jobs.of_arms(questions, arms), options.engine_python, "worker.py")
-    if options.vllm:
-        in_vllm = [jobs.job(questions, arm.name, "vllm") for arm in ARMS.values() if arm.group == "vllm"]
-        _work(options, questions, "vllm-jobs", in_vllm, options.vllm, "vllm_worker.py")
+    with ThreadPoolExecutor(1) as beside:
+        in_vllm = beside.submit(_work_in_vllm, options, questions)
+        _work(options, questions, "jobs", jobs.of_arms(questions, arms), options.engine_python, "worker.py")
+        in_vllm.result()
     print(f"{time.monotonic() - began:.0f} s: all arms have answered", flush=True)
     answers = _answers(options)
     made = [arm for arm in arms if answers.has(arm.name, "forced")]
@@ -102,7 +102,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--size", choices=list(SIZES), default="full", help="tiny: tries the benchmark itself")
     parser.add_argument("--gates", type=int, default=320, help="gates of honest arms")
     parser.add_argument("--repetitions", type=int, default=3000, help="simulated gates a row")
-    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    parser.add_argument("--workers", type=int, default=1, help="processes that make arms; several fill a GPU")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="processes that judge")
     parser.add_argument("--only", nargs="*", help="make only these arms, by name")
     return parser.parse_args()
 
@@ -141,12 +142,24 @@ def _work(
     python: str,
     worker: str,
 ) -> None:
-    """Let a worker do jobs that are not done yet."""
-    path, listed = options.work / f"{name}.json", list(asked)
-    jobs.write(path, questions, listed)
-    command = [python, str(HERE / worker), options.model, str(path), str(options.work / "answers")]
-    if listed and subprocess.run(command, check=False).returncode:
-        raise SystemExit(f"the worker failed; run it by hand: {' '.join(command)}")
+    """Let workers do jobs that are not done yet, each all jobs of some arms."""
+    commands = []
+    for number, part in enumerate(jobs.shared_out(asked, options.workers)):
+        path = options.work / f"{name}-{number}.json"
+        jobs.write(path, questions, part)
+        commands.append([python, str(HERE / worker), options.model, str(path), str(options.work / "answers")])
+    running = [subprocess.Popen(command) for command in commands]
+    failed = [command for command, process in zip(commands, running, strict=True) if process.wait()]
+    if failed:
+        raise SystemExit(f"a worker failed; run it by hand: {' '.join(failed[0])}")
+
+
+def _work_in_vllm(options: argparse.Namespace, questions: Questions) -> None:
+    """Start vLLM for each set of its arguments in turn, and make the arms of each."""
+    one = argparse.Namespace(**{**vars(options), "workers": 1})
+    for together in jobs.vllm_starts() if options.vllm else ():
+        asked = [jobs.job(questions, arm.name, "vllm") for arm in together]
+        _work(one, questions, f"{together[0].name}-jobs", asked, options.vllm, "vllm_worker.py")
 
 
 _ANSWERS: list[Answers] = []

@@ -2,7 +2,8 @@
 
     python vllm_worker.py MODEL JOBS.json OUT
 
-The interpreter has vLLM; JOBS.json and OUT are as in worker.py, all jobs of kind `score`.
+The interpreter has vLLM; JOBS.json and OUT are as in worker.py, all jobs of kind `score` and of arms that start vLLM
+with the same arguments.
 """
 
 from __future__ import annotations
@@ -24,6 +25,17 @@ import numpy as np
 import torch
 from arms import ARMS, LAYER
 from faults import SEED, rounded_to_int8
+
+USUAL = {
+    "dtype": "bfloat16",
+    "enforce_eager": True,
+    "enable_prefix_caching": False,
+    "max_logprobs": 20,
+    "gpu_memory_utilization": 0.4,
+    "max_model_len": 2048,
+    "max_num_batched_tokens": 2048,
+}
+"""How vLLM is started; an arm's `options` say what is otherwise."""
 
 
 class Weights:
@@ -96,19 +108,12 @@ def main() -> None:
     asked = json.loads(Path(sys.argv[2]).read_text())
     out = Path(sys.argv[3])
     jobs = [job for job in asked["jobs"] if not (out / job["arm"] / f"{job['workload']}.npz").exists()]
-    engine = LLM(
-        sys.argv[1],
-        dtype="bfloat16",
-        enforce_eager=True,
-        enable_prefix_caching=False,
-        max_logprobs=20,
-        gpu_memory_utilization=0.4,
-        max_model_len=2048,
-        max_num_batched_tokens=2048,
-    )
+    if not jobs:
+        return
+    engine = LLM(sys.argv[1], **{**USUAL, **ARMS[jobs[0]["arm"]].options})
     for name, group in groupby(jobs, key=lambda job: str(job["arm"])):
         began = time.monotonic()
-        with torch.no_grad():
+        with torch.inference_mode():  # vLLM loads its weights in it
             saved = engine.apply_model(lambda model: {key: p.clone() for key, p in model.named_parameters()})[0]
             engine.apply_model(lambda model, change=ARMS[name].change: Weights(model).change(change))
             for job in group:

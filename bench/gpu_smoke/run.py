@@ -56,6 +56,8 @@ STAGES: dict[str, list[list[str]]] = {
     "rollout": [[*GATE, "--llm-engines=vllm,vllm-fp8", "-k", "rollout"]],
     "ways": [[*GATE, "--llm-engines=vllm", "-k", "test_same_answers"]],
     "toggles": [[*GATE, "--llm-engines=vllm", "--llm-toggles=cuda_graphs,prefix_caching", "-k", "test_toggle"]],
+    "ci": [[*GATE, "--llm-engines=hf,vllm"]],
+    "release": [[*GATE, "--llm-engines=hf,vllm", "--llm-run-profile=release"]],
     "large": [[*GATE, "--llm-engines=hf,vllm", "-k", "test_forced", "--llm-model={work}/large"]],
 }
 

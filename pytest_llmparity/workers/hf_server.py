@@ -221,8 +221,8 @@ class Model:
                 logits_to_keep=1,
             )
             cache = output.past_key_values
-            chances = output.logits[:, -1].double().softmax(-1).cpu()
-            tokens = [int(torch.multinomial(row, 1, generator=g)) for row, g in zip(chances, generators, strict=True)]
+            uniforms = torch.cat([torch.rand(1, generator=g, dtype=torch.float64) for g in generators])
+            tokens = drawn_at(output.logits[:, -1], uniforms.to(self.device))
             for i, token in enumerate(tokens):
                 if running[i]:
                     drawn[i].append(token)
@@ -233,6 +233,17 @@ class Model:
             mask = torch.cat([mask, torch.ones_like(step)], dim=1)
             positions = positions[:, -1:] + 1
         return {"ids": drawn}
+
+
+def drawn_at(logits: torch.Tensor, uniforms: torch.Tensor) -> list[int]:
+    """Return the id that each row of logits, shape (rows, ids), has at its uniform number in [0, 1): the inverse CDF.
+
+    One number a row keeps its draw its own, whatever else is in the batch.
+    """
+    cumulative = logits.double().softmax(-1).cumsum(-1)
+    places = torch.searchsorted(cumulative, uniforms[:, None] * cumulative[:, -1:], right=True)
+    drawn: list[int] = places.clamp(max=logits.shape[-1] - 1)[:, 0].tolist()
+    return drawn
 
 
 def distributions(logits: torch.Tensor, tokens: torch.Tensor, top_k: int) -> dict[str, torch.Tensor]:
