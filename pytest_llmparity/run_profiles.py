@@ -16,8 +16,8 @@ class RunProfile:
     `documents` forced documents of `length` scored tokens (half human text, half sampled from the reference),
     `prompts` greedy prompts of `max_tokens` tokens, `rollouts` prompts of `rollout_tokens` tokens that the
     `deployed` profile decodes under load (0: that profile is not run at all). `long` further documents have
-    `long_context` tokens before the scored ones; with `vocabulary`, each token id is scored once. `margin` is relative
-    to the floor, None: by what changed.
+    `long_context` tokens before the scored ones; with `vocabulary`, each token id is scored, twice. `margin` is
+    relative to the floor, None: by what changed.
     """
 
     documents: int

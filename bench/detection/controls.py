@@ -29,7 +29,7 @@ def _judged(case: str, expected: str, verdict: Verdict, **more: Any) -> dict[str
         "case": case,
         "expected": expected,
         "verdict": verdict.status,
-        "R": verdict.figures.get("R"),
+        "R": verdict.figures.get("R", 1.0 if verdict.status == "pass" else None),  # identical captures have none
         "R_interval": None if low is None else [low, high],
         "documents": verdict.prompts,
         "why": verdict.why[:250],

@@ -1,8 +1,9 @@
-"""Print the tables of docs/detection.md from docs/results/detection.json.
+"""Fill the tables of docs/detection.md from the results that stand in docs/results.
 
-    python bench/detection/page.py docs/results/detection.json docs/detection.md
+    python bench/detection/page.py docs/detection.md docs/results
 
-Replaces what stands between `<!-- table: NAME -->` and `<!-- end -->` in the page, for each name in `TABLES`.
+Replaces what stands between `<!-- table: NAME of RESULT -->` and `<!-- end -->` in the page, for each name in `TABLES`
+and each RESULT.json in the folder.
 """
 
 from __future__ import annotations
@@ -226,9 +227,7 @@ def creep(result: dict[str, Any]) -> str:
 
 
 def vllm(result: dict[str, Any]) -> str:
-    """The arms in a running vLLM."""
-    if not result["vllm"]:
-        return "Not run in this result: faults are put into a running vLLM on a GPU (`run.py --vllm PYTHON`)."
+    """The arms in a running vLLM: honest changes, and faults."""
     rows = [
         (
             row["case"],
@@ -238,35 +237,68 @@ def vllm(result: dict[str, Any]) -> str:
         )
         for row in result["vllm"]
     ]
-    return _lines(("case", "what is wrong", "R", "checks"), rows)
+    return _lines(("case", "what differs, or is wrong", "R", "checks"), rows)
+
+
+def swaps(result: dict[str, Any]) -> str:
+    """Pairs of rows swapped: how many the documents of random ids show, by how they are made."""
+    rows = []
+    for name in ("once", "again", "again, in two documents"):
+        row = result[name]
+        off = f"{row['furthest']['bf16']:.2f}, {row['furthest']['other kernels']:.2f}"
+        shares = (f"{row['pairs_seen']:.2%}", f"{row['neighbours_seen']:.2%}")
+        rows.append((name, f"{row['documents']}", off, f"{row['limit']:.2f}", *shares))
+    header = ("scored", "documents", "furthest id, bf16 and other kernels", "limit", "pairs seen", "neighbours seen")
+    return _lines(header, rows)
+
+
+def engines(result: dict[str, Any]) -> str:
+    """A recorded report of real engines: one row a candidate."""
+    candidates = dict.fromkeys(check["candidate"] for check in result["checks"])
+    rows = []
+    for name in candidates:
+        checks = {check["check"]: check for check in result["checks"] if check["candidate"] == name}
+        said = ", ".join(f"{SHORT.get(check, check)} {row['verdict']}" for check, row in checks.items())
+        forced, figures = checks["forced_kl"], checks["forced_kl"]["figures"]
+        changed = "; ".join(text for text in forced["changed"] if text)
+        kappa = figures.get("kappa")
+        rows.append(
+            (f"`{name}`", changed, _ratio({"R": figures.get("R", 1)}), "" if kappa is None else f"{kappa:.2f}", said)
+        )
+    return _lines(("candidate", "what differs", "R", "kappa", "checks"), rows)
 
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     table.__name__: table
     for table in (
         *(summary, faults, families, benign, formats, gates, rivals),
-        *(accuracy, dose, sharpness, profiles, controls, creep, vllm),
+        *(accuracy, dose, sharpness, profiles, controls, creep, vllm, swaps, engines),
     )
 }
 
 
-def filled(page: str, result: dict[str, Any]) -> str:
-    """Return the page with its tables made of the result."""
+def filled(page: str, result_of: Callable[[str], dict[str, Any]]) -> str:
+    """Return the page with its tables made of the results."""
 
     def table(match: re.Match[str]) -> str:
-        return f"<!-- table: {match[1]} -->\n{TABLES[match[1]](result)}\n<!-- end -->"
+        name, result = match.groups()
+        return f"<!-- table: {name} of {result} -->\n{TABLES[name](result_of(result))}\n<!-- end -->"
 
-    return re.sub(r"<!-- table: (\w+) -->\n.*?<!-- end -->", table, page, flags=re.S)
+    return re.sub(r"<!-- table: (\w+) of ([\w-]+) -->\n.*?<!-- end -->", table, page, flags=re.S)
 
 
 def main() -> None:
     """Fill the page in place."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("result", type=Path)
     parser.add_argument("page", type=Path)
+    parser.add_argument("results", type=Path)
     options = parser.parse_args()
-    result = json.loads(options.result.read_text(encoding="utf-8"))
-    options.page.write_text(filled(options.page.read_text(encoding="utf-8"), result), encoding="utf-8")
+
+    def result_of(name: str) -> dict[str, Any]:
+        result: dict[str, Any] = json.loads((options.results / f"{name}.json").read_text(encoding="utf-8"))
+        return result
+
+    options.page.write_text(filled(options.page.read_text(encoding="utf-8"), result_of), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -97,6 +97,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--model", required=True, help="folder of the demo model's checkpoint")
     parser.add_argument("--work", type=Path, required=True, help="folder for what the arms answer")
     parser.add_argument("--out", type=Path, required=True, help="folder for detection.json")
+    parser.add_argument("--name", default="detection", help="what the results are called")
     parser.add_argument("--margins-frozen-at", required=True, metavar="COMMIT", help="commit that has the margins")
     parser.add_argument("--vllm", metavar="PYTHON", help="interpreter with vLLM, for the arms of that group")
     parser.add_argument("--size", choices=list(SIZES), default="full", help="tiny: tries the benchmark itself")
@@ -251,7 +252,7 @@ def _machine(python: str) -> dict[str, Any]:
 
 def _write(options: argparse.Namespace, result: dict[str, Any], rows: dict[str, dict[str, Any]]) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "detection.json").write_text(json.dumps(result, indent=1) + "\n")
+    (options.out / f"{options.name}.json").write_text(json.dumps(result, indent=1) + "\n")
     first = next(iter(rows.values()))["documents"]
     documents = {
         "documents": [
@@ -262,7 +263,7 @@ def _write(options: argparse.Namespace, result: dict[str, Any], rows: dict[str, 
         "kl_candidate": {name: row["documents"]["kl_candidate"] for name, row in rows.items()},
         "kl_baseline": {name: row["documents"]["kl_baseline"] for name, row in rows.items()},
     }
-    (options.out / "detection-documents.json").write_text(json.dumps(documents) + "\n")
+    (options.out / f"{options.name}-documents.json").write_text(json.dumps(documents) + "\n")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from pytest_llmparity.verdicts import SEVERITY
 
 Floats = NDArray[np.float64]
 
-HONEST = ("eager", "batch-64", "prefix-cache", "native-products", "full-reduction")
+HONEST = ("eager", "math", "flash", "left-padding", "batch-64", "prefix-cache", "native-products", "full-reduction")
 """Honest changes whose documents are drawn at known ratios; those that were made and moved anything."""
 
 RATIOS = (1.0, 1.02, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.7, 2.0)

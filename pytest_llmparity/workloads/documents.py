@@ -26,8 +26,11 @@ KINDS: Mapping[str, tuple[str, ...]] = {
 FEWEST = 32
 """Documents of one kind below which nothing can be said about that kind alone."""
 
-# Part of what a workload is: another seed is another workload.
-_VOCABULARY_SEED = 20_262
+# Part of what a workload is: other seeds are another workload.
+_VOCABULARY_SEEDS = (20_262, 20_263)
+
+IDS_A_DOCUMENT = 128
+"""Ids scored in each document of random ids."""
 
 
 def kind_of(tags: Sequence[str]) -> str | None:
@@ -88,19 +91,25 @@ def _joined(
             ids, first = [], None
 
 
-def every_id(vocabulary: int, length: int) -> list[Prompt]:
-    """Return documents of random ids in which each id of the vocabulary is scored exactly once.
+def every_id(vocabulary: int) -> list[Prompt]:
+    """Return documents of random ids, each said over again, in which each id of the vocabulary is scored twice.
 
-    Ordinary text leaves most ids untouched: two swapped rows of the output layer show in no other workload.
+    Ordinary text leaves most ids untouched: two swapped rows of the output layer show in no other workload. What is
+    scored is the second time that an id is said, where a language model expects it (induction; Olsson et al., 2022,
+    "In-context Learning and Induction Heads"): where nothing is expected all ids are about as unlikely, and it does not
+    show which row was read. Each id is scored in two documents, behind different ids, because rounding now and then
+    decides whether a single position is expected (bench/detection/swapped_rows.py counts what is seen).
     """
-    ids = list(range(vocabulary))
-    random.Random(_VOCABULARY_SEED).shuffle(ids)
-    documents = []
-    for start in range(0, vocabulary, length):
-        chunk = ids[start : start + length]
-        name = f"ids-{start // length:04}"
-        # The first id of a document is not scored, so each begins with the last one of the document before.
-        documents.append(Prompt(name, name, (ids[start - 1], *chunk), ("ids", "vocabulary"), scored_from=1))
+    documents: list[Prompt] = []
+    for seed in _VOCABULARY_SEEDS:
+        ids = list(range(vocabulary))
+        random.Random(seed).shuffle(ids)
+        for start in range(0, vocabulary, IDS_A_DOCUMENT):
+            chunk = ids[start : start + IDS_A_DOCUMENT]
+            name = f"ids-{len(documents):04}"
+            # The last id stands before the first time round too, so that the first id is as expected as the others.
+            said = (chunk[-1], *chunk, *chunk)
+            documents.append(Prompt(name, name, said, ("ids", "vocabulary"), scored_from=1 + len(chunk)))
     return documents
 
 

@@ -95,7 +95,7 @@ _NO_IDS = Workload("vocabulary", "score", (), 1)
 class PreparedWorkloads:
     """The workloads of one source: `prompts` (tokenize), `forced` (score), `greedy` and `rollout` (generate).
 
-    `every_id` (score) has each id of the vocabulary once, or no prompts where the run profile leaves that out. `named`
+    `every_id` (score) has each id of the vocabulary twice, or no prompts where the run profile leaves that out. `named`
     has besides these the ways in which `greedy` is asked to find out whether an engine answers alike.
     """
 
@@ -206,7 +206,7 @@ def prepare(recipe: Recipe, tokenizer: Tokenizer, progress: Callable[[str], None
     sampled = _sampled([made[chat.id] for chat in openings], tokenizer, sizes.length, progress)
     seen = [_as_tokenized(prompt) for prompt in greedy if prompt.messages is not None]
     seen += [_whole_text(text, tokenizer) for text in choose_texts(source.texts, min(texts, sizes.prompts))]
-    ids = every_id(vocabulary.size, sizes.length) if sizes.vocabulary else []
+    ids = every_id(vocabulary.size) if sizes.vocabulary else []
     return PreparedWorkloads(
         prompts=Workload("prompts", "tokenize", tuple(seen), 0),
         forced=Workload("forced", "score", tuple(mixed([*human, *sampled])), recipe.top_k),

@@ -35,7 +35,7 @@ def prepared(forced, ids=(), one_token=True):
 def everything():
     documents = [document(i, *tags) for i, tags in enumerate(TAGS * 32)]
     documents[-1] = document(999, "long", length=LONG + 10)
-    return prepared(documents, every_id(100, 10))
+    return prepared(documents, every_id(100))
 
 
 def test_nothing_is_missing_where_everything_is_there(everything):
@@ -43,7 +43,7 @@ def test_nothing_is_missing_where_everything_is_there(everything):
     assert manifest.gaps() == []
     assert set(manifest.documents.values()) == {32}
     assert manifest.ids_scored >= manifest.vocabulary == 100
-    assert manifest.scored_tokens == everything.forced.tokens + 100
+    assert manifest.scored_tokens == everything.forced.tokens + 200
     assert (manifest.greedy_prompts, manifest.one_token, manifest.long_answers) == (2, 1, 1)
 
 

@@ -273,8 +273,9 @@ def fault(name: str, ratio: float, **changes: Any) -> dict[str, Any]:
 
 class TestPage:
     def filled(self, bench: dict[str, ModuleType], table: str, **result: Any) -> str:
-        page = f"before\n<!-- table: {table} -->\nold\n<!-- end -->\nafter"
-        filled: str = bench["page"].filled(page, json.loads(json.dumps({"margin": 0.2, "rivals": {}, **result})))
+        page = f"before\n<!-- table: {table} of made -->\nold\n<!-- end -->\nafter"
+        made = json.loads(json.dumps({"margin": 0.2, "rivals": {}, **result}))
+        filled: str = bench["page"].filled(page, {"made": made}.__getitem__)
         assert filled.startswith("before")
         assert filled.endswith("after")
         assert "\nold\n" not in filled
@@ -299,4 +300,6 @@ class TestPage:
 
     def test_every_table_of_the_document_exists(self, bench: dict[str, ModuleType]) -> None:
         page = (BENCH.parents[1] / "docs" / "detection.md").read_text(encoding="utf-8")
-        assert set(re.findall(r"<!-- table: (\w+) -->", page)) == set(bench["page"].TABLES)
+        found = re.findall(r"<!-- table: (\w+) of ([\w-]+) -->", page)
+        assert {name for name, _ in found} == set(bench["page"].TABLES)
+        assert all((BENCH.parents[1] / "docs" / "results" / f"{result}.json").exists() for _, result in found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 
@@ -83,14 +84,24 @@ class TestLong:
 
 
 class TestEveryId:
-    @pytest.mark.parametrize(("vocabulary", "length"), [(100, 10), (101, 10), (7, 10)])
-    def test_each_id_is_scored_exactly_once(self, vocabulary, length):
-        documents = every_id(vocabulary, length)
+    @pytest.mark.parametrize("vocabulary", [1, 7, 128, 129, 300])
+    def test_each_id_is_scored_twice_in_documents_of_its_own(self, vocabulary):
+        documents = every_id(vocabulary)
         scored = [token for prompt in documents for token in prompt.ids[prompt.scored_from :]]
-        assert sorted(scored) == list(range(vocabulary))
-        assert all(prompt.scored_from == 1 for prompt in documents)
+        assert sorted(scored) == sorted([*range(vocabulary), *range(vocabulary)])
+        assert all(len({*prompt.ids[prompt.scored_from :]}) == len(prompt.ids) // 2 for prompt in documents)
+        assert len({prompt.id for prompt in documents}) == len(documents)
+
+    def test_each_scored_id_was_said_before_behind_the_same_id(self):
+        for prompt in every_id(300):
+            once = {pair: at for at, pair in reversed(list(enumerate(pairwise(prompt.ids), 1)))}
+            for at, pair in enumerate(pairwise(prompt.ids), 1):
+                assert at < prompt.scored_from or once[pair] < prompt.scored_from
 
     def test_the_order_is_mixed_and_always_the_same(self):
-        one = every_id(1000, 100)
-        assert one == every_id(1000, 100)
-        assert list(one[0].ids[1:]) != sorted(one[0].ids[1:])
+        one = every_id(1000)
+        assert one == every_id(1000)
+        said = list(one[0].ids[one[0].scored_from :])
+        assert said != sorted(said)
+        half = len(one) // 2
+        assert one[half].ids != one[0].ids, "behind other ids the second time"
