@@ -60,11 +60,20 @@ def summary(result: dict[str, Any]) -> str:
         "faults, R over the margin": [row for row in result["faults"] if (row["R"] or 99) > 1 + result["margin"]],
         "honest changes": [*result["benign"], *result["blind"]],
     }
+    if result.get("vllm"):
+        groups |= {
+            "faults in vLLM": [_of_checks(row) for row in result["vllm"] if row["expected"] == "red"],
+            "honest changes of vLLM": [_of_checks(row) for row in result["vllm"] if row["expected"] == "pass"],
+        }
     rows = []
     for name, group in groups.items():
         called, red = (sum(row[key] for row in group) for key in ("called", "detected"))
         rows.append((name, str(len(group)), str(called), str(red - called), str(len(group) - red)))
     return _lines(("arms", "of them", "`fail`", "`undecided` (red too)", "green"), rows)
+
+
+def _of_checks(row: dict[str, Any]) -> dict[str, Any]:
+    return {"called": "fail" in row["checks"].values(), "detected": row["detected"]}
 
 
 def faults(result: dict[str, Any]) -> str:
@@ -204,9 +213,10 @@ def gates(result: dict[str, Any]) -> str:
     found, alike = result["gates"], result["gates"]["alike"]
     low, high = alike["red_share_interval"]
     rest = found["gates"] - alike["gates"]
+    better = next((row for row in result["benign"] if row["name"] == "head-fp32"), {"R": None})
     rows = [
         ("an arm like the others", f"{alike['gates']}", f"{alike['red']} ({low:.1%} to {high:.1%})"),
-        ("`head-fp32`, R = 0.65", f"{rest}", f"{found['red'] - alike['red']}"),
+        (f"`head-fp32`, R = {_ratio(better)}", f"{rest}", f"{found['red'] - alike['red']}"),
     ]
     return _lines(("baseline", "gates", "red (95 %)"), rows)
 

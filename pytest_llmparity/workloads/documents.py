@@ -29,6 +29,9 @@ FEWEST = 32
 # Part of what a workload is: other seeds are another workload.
 _VOCABULARY_SEEDS = (20_262, 20_263)
 
+TIMES_SCORED = len(_VOCABULARY_SEEDS)
+"""Documents in which each id of the vocabulary is scored."""
+
 IDS_A_DOCUMENT = 128
 """Ids scored in each document of random ids."""
 

@@ -100,6 +100,9 @@ def test_looking_without_starting(parity_project: ParityProject) -> None:
     for words in ("plan: a (vllm, strict): 1 start for prompts, forced, greedy", "plan: 2 starts,", "from the store"):
         assert words in plan.output
     assert not plan.report
+    size = json.loads((parity_project.model / "config.json").read_text())["vocab_size"]
+    every_id = parity_project.gate("a,b", "--llm-plan", "--llm-run-profile=release", "-k", "test_vocabulary")
+    assert f"plan: a (vllm, strict): 1 start for vocabulary: up to {2 * size} tokens" in every_id.output
     parity_project.settings(run_engines=["a", "b"])
     plain = parity_project.run("test_plain.py", *("--pyargs", "pytest_llmparity.gate"), "-m", "not llm")
     assert plain.outcomes == {"passed": 1, "deselected": ITEMS}

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from pytest_llmparity.captures.model import Scored
+from pytest_llmparity.parity.local_defects import TOKEN_FACTOR, TOKEN_LIMIT
 from pytest_llmparity.plan import PAIR_CHECKS
 from pytest_llmparity.stats import Levels
 from pytest_llmparity.workloads.model import Prompt, Stage, Workload
@@ -271,6 +272,27 @@ def fault(name: str, ratio: float, **changes: Any) -> dict[str, Any]:
     return row | changes
 
 
+class TestJobs:
+    def test_an_arm_stays_with_one_worker_and_no_worker_is_idle(self, bench: dict[str, ModuleType]) -> None:
+        asked = [{"arm": arm, "workload": workload} for arm in "abcde" for workload in ("forced", "greedy")]
+        shares = bench["jobs"].shared_out(asked, 3)
+        assert [[job["arm"] for job in share] for share in shares] == [[*"aadd"], [*"bbee"], [*"cc"]]
+        assert bench["jobs"].shared_out(asked[:2], 3) == [asked[:2]]
+        assert bench["jobs"].shared_out([], 3) == []
+
+    def test_one_start_of_vllm_serves_all_arms_that_need_no_arguments(self, bench: dict[str, ModuleType]) -> None:
+        starts = bench["jobs"].vllm_starts()
+        assert all(len({str(arm.options) for arm in together}) == 1 for together in starts)
+        assert sum(map(len, starts)) == sum(arm.group == "vllm" for arm in bench["arms"].ARMS.values())
+        faults = [arm for together in starts for arm in together if arm.change != "nothing"]
+        assert {str(arm.options) for arm in faults} == {"{}"}
+
+
+def test_swapped_rows_are_counted_by_the_limits_of_the_check() -> None:
+    code = (BENCH / "swapped_rows.py").read_text(encoding="utf-8")
+    assert f"TOKEN_LIMIT, TOKEN_FACTOR = {TOKEN_LIMIT}, {TOKEN_FACTOR}\n" in code
+
+
 class TestPage:
     def filled(self, bench: dict[str, ModuleType], table: str, **result: Any) -> str:
         page = f"before\n<!-- table: {table} of made -->\nold\n<!-- end -->\nafter"
@@ -297,6 +319,21 @@ class TestPage:
         assert "| faults, R over the margin | 2 | 1 | 1 | 0 |" in page
         assert "| faults, R within the margin | 1 | 0 | 0 | 1 |" in page
         assert "| honest changes | 1 | 0 | 0 | 1 |" in page
+
+    def test_the_summary_counts_what_was_made_in_vllm_apart(self, bench: dict[str, ModuleType]) -> None:
+        rows = [
+            {"expected": expected, "detected": status != "pass", "checks": {"forced_kl": status}}
+            for expected, status in (("red", "fail"), ("red", "pass"), ("pass", "pass"))
+        ]
+        page = self.filled(bench, "summary", faults=[], benign=[], blind=[], vllm=rows)
+        assert "| faults in vLLM | 2 | 1 | 0 | 1 |" in page
+        assert "| honest changes of vLLM | 1 | 0 | 0 | 1 |" in page
+
+    def test_a_report_of_engines_is_one_row_a_candidate(self, bench: dict[str, ModuleType]) -> None:
+        check = {"candidate": "b", "check": "forced_kl", "verdict": "pass", "changed": ["engine: a -> b"]}
+        checks = [check | {"figures": {"R": 1.05, "kappa": 0.2}}, check | {"check": "greedy", "verdict": "fail"}]
+        page = self.filled(bench, "engines", checks=checks)
+        assert "| `b` | engine: a -> b | 1.050 | 0.20 | KL pass, greedy fail |" in page
 
     def test_every_table_of_the_document_exists(self, bench: dict[str, ModuleType]) -> None:
         page = (BENCH.parents[1] / "docs" / "detection.md").read_text(encoding="utf-8")
