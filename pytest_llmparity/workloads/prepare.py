@@ -20,6 +20,8 @@ from .vocabulary import Vocabulary
 # Part of the recipe, so that a new seed makes another workload and not another draw of this one.
 SAMPLING_SEED = 20_261
 SAMPLING_BATCH = 16
+MADE_IN = 2
+"""How texts are drawn and ids are arranged, a number; part of the recipe, since another way makes other workloads."""
 _CONTEXT = 8
 _SPARE_ONE = 16
 
@@ -60,7 +62,7 @@ class Recipe:
     def digest(self) -> str:
         """SHA-256 of all that decides the workloads besides the reference itself."""
         sizes = {key: value for key, value in asdict(self.sizes).items() if key != "margin"}
-        content = [self.source.digest, sizes, self.top_k, self.sampled, SAMPLING_SEED]
+        content = [self.source.digest, sizes, self.top_k, self.sampled, SAMPLING_SEED, MADE_IN]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property
