@@ -163,6 +163,9 @@ def _honest() -> Iterator[Arm]:
         ("threads-1", "one CPU thread", {"threads": 1}),
     ):
         yield Arm(name, "benign", what=what, options=options, device="cpu")
+    for seed in (1, 2):
+        what = "matrix products in four parts, added in an order drawn each time, as by atomic additions"
+        yield _benign(f"unordered-{seed}", what, products="unordered", seed=seed)
     yield Arm("fused-mlp", "benign", "fused-mlp", what="gate and up projections as one matrix product")
     yield Arm("fused-qkv", "benign", "fused-qkv", what="query, key and value projections as one matrix product")
     yield Arm("head-fp32", "benign", "head-fp32", what="lm_head computed in fp32")

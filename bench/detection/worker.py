@@ -332,6 +332,9 @@ def _joined(rows: list[tuple[np.ndarray, ...]], tokens: list[list[int]]) -> dict
     }
 
 
+_PARTS = 4
+"""Parts of a sum whose order is drawn."""
+
 _USUAL = torch.nn.functional.linear, torch.matmul
 
 
@@ -374,6 +377,25 @@ class InFp32:
 
 
 @contextmanager
+def unordered(seed: int) -> Iterator[None]:
+    """Add parts of bf16 products in fp32 in an order drawn anew each time, as kernels that split a sum may do."""
+    draw, usual = random.Random(seed), torch.nn.functional.linear
+
+    def product(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        if a.dtype != torch.bfloat16 or bias is not None:
+            return usual(a, b, bias)
+        parts = [_USUAL[0](x.float(), y.float()) for x, y in zip(a.chunk(_PARTS, -1), b.chunk(_PARTS, -1), strict=True)]
+        draw.shuffle(parts)
+        return sum(parts[1:], parts[0]).to(torch.bfloat16)
+
+    torch.nn.functional.linear = product
+    try:
+        yield
+    finally:
+        torch.nn.functional.linear = usual
+
+
+@contextmanager
 def driving(network: Any, way: Way) -> Iterator[None]:
     """Set the kernels that a way asks for, and put the usual ones back."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -388,8 +410,10 @@ def driving(network: Any, way: Way) -> Iterator[None]:
             flags = torch.backends.cuda.matmul
             stack.callback(setattr, flags, "allow_bf16_reduced_precision_reduction", True)
             flags.allow_bf16_reduced_precision_reduction = False
-        if way.products == "fp32" and network.device.type == "cpu":
+        if way.products != "native" and network.device.type == "cpu":
             stack.enter_context(InFp32().used())
+        if way.products == "unordered":
+            stack.enter_context(unordered(way.seed))
         if way.threads is not None:
             stack.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(way.threads)

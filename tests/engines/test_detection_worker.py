@@ -53,3 +53,16 @@ def test_an_arm_answers_the_same_bits_alone_and_behind_the_baseline(
 def same(found: dict[str, dict[str, np.ndarray]], arm: str) -> bool:
     columns = [found[f"{name}/score.npz"]["top_logprobs"] for name in ("baseline", arm)]
     return np.array_equal(*columns)
+
+
+def test_an_engine_that_adds_in_no_fixed_order_never_answers_twice_alike(
+    installed: Installed, good_run: Run, tmp_path: Path
+) -> None:
+    assert good_run.report
+    python = next(installed.cache.glob("envs/transformers-*/bin/python"))
+    model = next(installed.cache.glob("models/smollm2*/config.json")).parent
+    arms = ("baseline", "unordered-1", "unordered-2", "eager")
+    found = answers(python, model, tmp_path / "unordered", *arms)
+    baseline, one, two, eager = (found[f"{arm}/score.npz"]["token_logprobs"] for arm in arms)
+    assert not np.array_equal(one, two)
+    assert np.abs(one - baseline).mean() < 2 * np.abs(eager - baseline).mean(), "as far as another honest kernel"
