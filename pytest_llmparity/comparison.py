@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .captures.model import Capture
+from .margins import UPGRADE
 from .parity.decode_strata import compare_decode_strata
 from .parity.equivalence import compare_equivalent
 from .parity.finish import compare_finish
@@ -37,6 +38,7 @@ class Given:
     vocabulary: Vocabulary
     margin: float
     levels: Levels
+    slope_limit: float = UPGRADE.slope
     kl_limit: float | None = None
     """Nats a token that two arms may be apart where there is no reference."""
 
@@ -96,7 +98,7 @@ def _strata(given: Given) -> Verdict:
 
 
 def _sharpness(given: Given) -> Verdict:
-    return compare_sharpness(*_scores(given), levels=given.levels)
+    return compare_sharpness(*_scores(given), limit=given.slope_limit, levels=given.levels)
 
 
 def _local(check: str, *, documents: bool) -> Callable[[Given], Verdict]:

@@ -11,7 +11,7 @@ from .arms import Arm, ArmPair, ArmToggle
 from .captures.fingerprint import differences
 from .captures.model import Capture
 from .comparison import ENGINES, PAIRS, Given
-from .margins import SAME_BUILD, default_margin
+from .margins import SAME_BUILD, change_of, default_margin
 from .plan import ENGINE_CHECKS, PAIR_CHECKS, CaptureRequest, Check, alike_check
 from .session import ParitySession
 from .stats.kernel import Levels
@@ -70,12 +70,16 @@ class EnginePair:
         """Is any single document or token ruined? What stands out is asked again, alone and in company."""
         return self._check("local_defects")
 
-    def sharpness(self) -> Verdict:
-        """Is the candidate sharper or flatter than the baseline: a scale, a temperature, a cap? Statistical."""
-        return self._check("sharpness")
+    def sharpness(self, limit: float | None = None) -> Verdict:
+        """Is the candidate sharper or flatter than the baseline: a scale, a temperature, a cap? Statistical.
+
+        `limit` is the difference of slopes that is allowed, 0.002 for 0.2 % of an inverse temperature; the default is
+        by what changed between the arms.
+        """
+        return self._check("sharpness", slope_limit=limit)
 
     def vocabulary(self) -> Verdict:
-        """Is any single id of the vocabulary scored wrongly? Each is forced once."""
+        """Is any single id of the vocabulary scored wrongly? Each is forced in two documents."""
         return self._check("vocabulary")
 
     def regret(self, margin: float | None = None) -> Verdict:
@@ -102,10 +106,11 @@ class EnginePair:
         """
         return self._check("rollout", margin)
 
-    def _check(self, name: str, margin: float | None = None) -> Verdict:
+    def _check(self, name: str, margin: float | None = None, slope_limit: float | None = None) -> Verdict:
         margin = default_margin(self._session, self._pair, name) if margin is None else margin
+        slope_limit = change_of(self._session, self._pair).slope if slope_limit is None else slope_limit
         asked = _Asked(self._session, self._source, PAIR_CHECKS[name], self._pair.candidate, self._pair.baseline)
-        given = asked.given(margin)
+        given = replace(asked.given(margin), slope_limit=slope_limit)
         return self._record(asked.finished(PAIRS[name](given), given))
 
 
@@ -273,7 +278,7 @@ class _Asked:
         }
         vocabulary = self._session.workloads(self._source).vocabulary
         kl_limit = self._session.settings.kl_limit
-        return Given(self._captures, workloads, vocabulary, margin, self._levels(), kl_limit)
+        return Given(self._captures, workloads, vocabulary, margin, self._levels(), kl_limit=kl_limit)
 
     def finished(self, verdict: Verdict, given: Given) -> Verdict:
         """Fill in what the comparison cannot know: what else differs, logs, and how to repeat it."""
@@ -303,6 +308,7 @@ class _Asked:
             return ()
         levels = ["--alpha", repr(self._session.settings.alpha), "--checks", str(self._checks)]
         margin = ["--margin", repr(given.margin)] if check in _WITH_MARGIN else []
+        margin += ["--slope-limit", repr(given.slope_limit)] if check == "sharpness" else []
         limited = check == "forced_kl" and given.kl_limit is not None
         return [*margin, *(["--kl-limit", repr(given.kl_limit)] if limited else []), *levels]
 

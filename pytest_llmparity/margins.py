@@ -13,17 +13,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Change:
-    """What changed from baseline to candidate: the margin that applies, and what an honest one costs; in floors."""
+    """What changed from baseline to candidate, and what is allowed for it.
+
+    `margin` is how much further from fp32 a candidate may be, and `allowance` what an honest change costs, in floors;
+    `slope` is how much sharper or flatter its distributions may be (`parity.sharpness`).
+    """
 
     name: str
     margin: float
     allowance: float
+    slope: float
 
 
-SAME_BUILD = Change("the same build", 0.10, 0.00)
-UPGRADE = Change("an upgrade", 0.20, 0.05)
-OTHER_ENGINE = Change("another engine", 0.25, 0.10)
-"""Each margin clears the honest changes measured for it (docs/statistics.md)."""
+SAME_BUILD = Change("the same build", 0.10, 0.00, 0.002)
+UPGRADE = Change("an upgrade", 0.20, 0.05, 0.002)
+OTHER_ENGINE = Change("another engine", 0.25, 0.10, 0.005)
+"""Each limit clears the honest changes measured for it (docs/statistics.md)."""
 
 ROLLOUT_MARGIN = 0.50
 """Two texts of one prompt were measured to spread twice as far as the same tokens (kappa 0.50 against 0.27)."""

@@ -123,7 +123,7 @@ PAIR_CHECKS: Mapping[str, Check] = {
     "strata": _forced(documents=32),
     "local_defects": _forced(statistical=0, again=True),
     # The slope over 64 tokens spreads by 0.003 to 0.004 between documents of honest arms (docs/detection.md).
-    "sharpness": _forced(documents=64, tokens=64 * 128, one_format=True),
+    "sharpness": _forced(documents=64, tokens=128 * 128, one_format=True),
     "vocabulary": _forced("vocabulary", statistical=0, again=True),
     "greedy": Check(
         (

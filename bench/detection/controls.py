@@ -13,7 +13,7 @@ from judge import LEVELS, MARGIN, given
 
 from pytest_llmparity.captures.model import Capture
 from pytest_llmparity.comparison import PAIRS, Given
-from pytest_llmparity.margins import OTHER_ENGINE
+from pytest_llmparity.margins import OTHER_ENGINE, UPGRADE
 from pytest_llmparity.parity.forced import compare_anchor, compare_forced
 from pytest_llmparity.verdicts import Verdict
 from pytest_llmparity.workloads.model import Workload
@@ -131,8 +131,9 @@ def in_vllm(answers: Answers) -> list[dict[str, Any]]:
             role: answers.capture(each, workload, "vllm" if "vllm" in each else "forced")
             for role, each in roles.items()
         }
-        margin = OTHER_ENGINE.margin if baseline == "baseline" else MARGIN
-        case = Given(captures, dict.fromkeys(captures, workload), Vocabulary(), margin, LEVELS)
+        change = OTHER_ENGINE if baseline == "baseline" else UPGRADE
+        margin, workloads = change.margin, dict.fromkeys(captures, workload)
+        case = Given(captures, workloads, Vocabulary(), margin, LEVELS, slope_limit=change.slope)
         found = {check: PAIRS[check](case) for check in ("forced_kl", "strata", "sharpness", "local_defects")}
         expected = "pass" if arm.change == "nothing" else "red"
         checks = {check: verdict.status for check, verdict in found.items()}

@@ -92,7 +92,7 @@ def _sharpness(case: Case) -> dict[str, Any]:
     outcomes = dict.fromkeys(SEVERITY, 0)
     for _ in range(case.repetitions):
         chosen = random.integers(0, len(shift), case.n_max)
-        both = judge_slope(shift[chosen], variance[chosen], case.levels)
+        both = judge_slope(shift[chosen], variance[chosen], UPGRADE.slope, case.levels)
         outcomes[min((each.outcome for each in both), key=SEVERITY.index)] += 1
     shares = {name: count / case.repetitions for name, count in outcomes.items()}
     spread = float((shift - moved * variance).std(ddof=1) / variance.mean())

@@ -72,6 +72,13 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         help="how much worse than the baseline is allowed, relative to the floor (default: the project's margin, else "
         "0.25, that of another engine; for `decode` and `decode_strata` 0.10)",
     )
+    parser.add_argument(
+        "--slope-limit",
+        type=_margin,
+        metavar="S",
+        default=OTHER_ENGINE.slope,
+        help=f"how much sharper or flatter `sharpness` allows (default: {OTHER_ENGINE.slope}, that of another engine)",
+    )
     add_options(parser, "alpha", "kl-limit")
     parser.add_argument(
         "--checks",
@@ -196,6 +203,7 @@ def _verdicts(
         found["candidate"][1],
         margin=next((m for m in (arguments.margin, settings.margin) if m is not None), usual),
         levels=Levels.for_gate(settings.alpha, arguments.checks),
+        slope_limit=arguments.slope_limit,
         kl_limit=settings.kl_limit,
     )
     try:

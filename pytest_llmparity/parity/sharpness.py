@@ -21,19 +21,22 @@ from .settled import settle
 
 CHECK = "sharpness"
 
-SLOPE_LIMIT = 0.002
-"""How much sharper or flatter is allowed: 0.2 % of an inverse temperature. Honest kernels: at most 0.0009."""
-
 
 def compare_sharpness(
-    workload: Workload, reference: Capture | None, baseline: Capture, candidate: Capture, *, levels: Levels
+    workload: Workload,
+    reference: Capture | None,
+    baseline: Capture,
+    candidate: Capture,
+    *,
+    limit: float,
+    levels: Levels,
 ) -> Verdict:
-    """Return whether the candidate is as sharp as the baseline, to 0.002 in both directions.
+    """Return whether the candidate is as sharp as the baseline, to `limit` in both directions.
 
     The slope of an arm is the regression of delta = log p_arm - log p_ref on log p_ref under the reference's top-k,
     renormalised: Cov(delta, log p_ref) over Var(log p_ref), each summed over all positions. It is 0 for the same
     temperature, and 1/T - 1 for temperature T. A document's unit value is its share of the contrast
-    Cov(candidate) - Cov(baseline) - 0.002 Var: a ratio judged without a division, as in `compare_forced`, so that
+    Cov(candidate) - Cov(baseline) - limit Var: a ratio judged without a division, as in `compare_forced`, so that
     documents count as much as they say.
 
     Raises:
@@ -43,8 +46,8 @@ def compare_sharpness(
         return settled
     assert reference is not None
     documents = slopes_by_document(workload, reference, baseline, candidate)
-    sharper, flatter = judge_slope(documents.shift, documents.variance, levels)
-    status, why = _status(sharper, flatter)
+    sharper, flatter = judge_slope(documents.shift, documents.variance, limit, levels)
+    status, why = _status(sharper, flatter, limit)
     difference = fieller_ratio(documents.variance, documents.shift, LEVEL)
     scale = float(documents.variance.sum())
     slopes = float(documents.candidate.sum()) / scale, float(documents.baseline.sum()) / scale
@@ -59,9 +62,9 @@ def compare_sharpness(
         candidate.arm,
         why,
         measured=f"slope against fp32 {slopes[0]:+.5f}, baseline {slopes[1]:+.5f}; difference {moved:+.5f}",
-        limit=f"difference from {-SLOPE_LIMIT:+.3f} to {SLOPE_LIMIT:+.3f}",
+        limit=f"difference from {-limit:+.3f} to {limit:+.3f}",
         interval=interval,
-        power=_power(spread, levels),
+        power=_power(spread, limit, levels),
         prompts=spread.size,
         tokens=candidate.tokens,
         figures={
@@ -74,13 +77,13 @@ def compare_sharpness(
     )
 
 
-def judge_slope(shift: Vector, variance: Vector, levels: Levels) -> tuple[Judgement, Judgement]:
-    """Return whether a candidate is sharper, and whether it is flatter, by over 0.002; each at half the levels.
+def judge_slope(shift: Vector, variance: Vector, limit: float, levels: Levels) -> tuple[Judgement, Judgement]:
+    """Return whether a candidate is sharper, and whether it is flatter, by over `limit`; each at half the levels.
 
     `shift` is Cov(candidate) - Cov(baseline) and `variance` Var(log p_ref), sums over each document, shapes (n,).
     """
     sharper, flatter = (
-        judge(sign * shift - SLOPE_LIMIT * variance, levels=levels.shared(2), n_max=shift.size) for sign in (1, -1)
+        judge(sign * shift - limit * variance, levels=levels.shared(2), n_max=shift.size) for sign in (1, -1)
     )
     return sharper, flatter
 
@@ -129,16 +132,16 @@ def covariance(reference: Scored, arm: Scored) -> tuple[float, float]:
     return float(products.sum()), max(float(variances.sum()), float(np.finfo(np.float64).tiny))
 
 
-def _status(sharper: Judgement, flatter: Judgement) -> tuple[Status, str]:
+def _status(sharper: Judgement, flatter: Judgement, limit: float) -> tuple[Status, str]:
     status = min((sharper.outcome, flatter.outcome), key=SEVERITY.index)
     if status == "pass":
         return status, "as sharp as the baseline"
     side, word = (sharper, "sharper") if sharper.outcome == status else (flatter, "flatter")
     if status == "fail":
-        return status, f"{word} than the baseline by over {SLOPE_LIMIT}: a scale, a temperature or a cap is off"
+        return status, f"{word} than the baseline by over {limit:g}: a scale, a temperature or a cap is off"
     return status, f"not shown to be no {word} than the baseline: {side.reason}"
 
 
-def _power(spread: Vector, levels: Levels) -> str:
+def _power(spread: Vector, limit: float, levels: Levels) -> str:
     seen = detectable_shift(spread, levels=levels.shared(2))
-    return "" if seen is None else f"a slope off by {SLOPE_LIMIT + seen:.4f} is called fail in 90% of runs"
+    return "" if seen is None else f"a slope off by {limit + seen:.4f} is called fail in 90% of runs"

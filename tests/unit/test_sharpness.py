@@ -8,9 +8,11 @@ from dataclasses import replace
 import pytest
 from builders import LEVELS, ForcedCase, log_softmax, scored_of
 
-from pytest_llmparity.parity.sharpness import SLOPE_LIMIT, compare_sharpness, covariance, slopes_by_document
+from pytest_llmparity.margins import OTHER_ENGINE, UPGRADE
+from pytest_llmparity.parity.sharpness import compare_sharpness, covariance, slopes_by_document
 
 NOISE = 0.02
+LIMIT = UPGRADE.slope
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +25,9 @@ def scaled(case, factor):
     return ForcedCase(case.workload, tuple(logits * factor for logits in case.logits))
 
 
-def compare(case, candidate, baseline=None):
+def compare(case, candidate, baseline=None, limit=LIMIT):
     baseline = baseline or case.capture("a", NOISE, seed=1)
-    return compare_sharpness(case.workload, case.reference(), baseline, candidate, levels=LEVELS)
+    return compare_sharpness(case.workload, case.reference(), baseline, candidate, limit=limit, levels=LEVELS)
 
 
 def test_the_slope_of_a_scaled_model_is_the_scale(case):
@@ -51,7 +53,7 @@ def test_an_honest_candidate_passes(case):
 def test_a_scale_is_called_with_its_direction(case, factor, word):
     verdict = compare(case, scaled(case, factor).capture("b", NOISE, seed=2))
     assert verdict.status == "fail"
-    assert verdict.why.startswith(f"{word} than the baseline by over {SLOPE_LIMIT}")
+    assert verdict.why.startswith(f"{word} than the baseline by over {LIMIT}")
     assert math.isclose(verdict.figures["difference"][0], factor - 1, abs_tol=2e-3)
 
 
@@ -59,11 +61,19 @@ def test_a_scaled_baseline_is_shown_with_its_own_slope(case):
     baseline = scaled(case, 1.01).capture("a", NOISE, seed=1)
     verdict = compare(case, case.capture("b", NOISE, seed=2), baseline)
     assert verdict.status == "fail"
-    assert abs(verdict.figures["slope"]) < SLOPE_LIMIT < verdict.figures["slope_baseline"]
+    assert abs(verdict.figures["slope"]) < LIMIT < verdict.figures["slope_baseline"]
 
 
 def test_a_change_of_the_size_of_the_limit_is_not_passed(case):
-    assert compare(case, scaled(case, 1 + SLOPE_LIMIT).capture("b", NOISE, seed=2)).status != "pass"
+    assert compare(case, scaled(case, 1 + LIMIT).capture("b", NOISE, seed=2)).status != "pass"
+
+
+def test_another_engine_may_differ_by_more(case):
+    honest = scaled(case, 1.0025).capture("b", NOISE, seed=2)
+    assert compare(case, honest).status != "pass"
+    assert compare(case, honest, limit=OTHER_ENGINE.slope).status == "pass"
+    wrong = scaled(case, 1.01).capture("b", NOISE, seed=2)
+    assert compare(case, wrong, limit=OTHER_ENGINE.slope).status == "fail"
 
 
 def test_documents_that_say_little_about_the_slope_count_little():
@@ -90,7 +100,7 @@ def test_identical_captures_pass_and_none_without_a_reference(case):
     a = case.capture("a", NOISE, seed=1)
     assert compare(case, case.capture("b", NOISE, seed=1), a).status == "pass"
     other = case.capture("b", NOISE, seed=2)
-    assert compare_sharpness(case.workload, None, a, other, levels=LEVELS).status == "undecided"
+    assert compare_sharpness(case.workload, None, a, other, limit=LIMIT, levels=LEVELS).status == "undecided"
 
 
 def test_a_distribution_with_one_outcome_has_no_slope():
