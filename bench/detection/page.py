@@ -263,14 +263,15 @@ def swaps(result: dict[str, Any]) -> str:
 
 
 def engines(result: dict[str, Any]) -> str:
-    """A recorded report of real engines: one row a candidate."""
+    """A recorded report of real engines: one row a candidate, with the first thing that differs."""
     candidates = dict.fromkeys(check["candidate"] for check in result["checks"])
     rows = []
     for name in candidates:
         checks = {check["check"]: check for check in result["checks"] if check["candidate"] == name}
         said = ", ".join(f"{SHORT.get(check, check)} {row['verdict']}" for check, row in checks.items())
         forced, figures = checks["forced_kl"], checks["forced_kl"]["figures"]
-        changed = "; ".join(text for text in forced["changed"] if text)
+        first = forced["changed"][0]
+        changed = "its arguments" if first.startswith("arguments") else first
         kappa = figures.get("kappa")
         rows.append(
             (f"`{name}`", changed, _ratio({"R": figures.get("R", 1)}), "" if kappa is None else f"{kappa:.2f}", said)
