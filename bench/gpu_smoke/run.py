@@ -46,6 +46,7 @@ ENGINES: dict[str, list[str]] = {
     "vllm-fp8": ["--quantization", "fp8"],
     "vllm-graphs": ["--no-enforce-eager", "--enable-prefix-caching", "--max-num-seqs", "256"],
     "vllm-8k": ["--max-num-batched-tokens", "8192"],
+    "vllm-triton": ["--attention-backend", "TRITON_ATTN"],
 }
 GATE = ["--pyargs", "pytest_llmparity.gate"]
 STAGES: dict[str, list[list[str]]] = {
@@ -56,8 +57,8 @@ STAGES: dict[str, list[list[str]]] = {
     "rollout": [[*GATE, "--llm-engines=vllm,vllm-fp8", "-k", "rollout"]],
     "ways": [[*GATE, "--llm-engines=vllm", "-k", "test_same_answers"]],
     "toggles": [[*GATE, "--llm-engines=vllm", "--llm-toggles=cuda_graphs,prefix_caching", "-k", "test_toggle"]],
-    "ci": [[*GATE, "--llm-engines=hf,vllm"]],
-    "release": [[*GATE, "--llm-engines=hf,vllm", "--llm-run-profile=release"]],
+    "ci": [[*GATE, "--llm-engines=vllm,vllm-triton"]],
+    "release": [[*GATE, "--llm-engines=vllm,vllm-triton", "--llm-run-profile=release"]],
     "large": [[*GATE, "--llm-engines=hf,vllm", "-k", "test_forced", "--llm-model={work}/large"]],
 }
 
