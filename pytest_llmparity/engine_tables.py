@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from .arms import ARM_ID, EngineSpec
-from .option_values import OptionError, a_text, did_you_mean, duration, from_root
+from .option_values import OptionError, a_text, boolean, did_you_mean, duration, from_root
 
 ENGINE_TABLE_KEYS = {
     *("kind", "python", "requirement", "url", "model", "args", "env", "devices", "launcher"),
@@ -46,7 +46,7 @@ def engine_from_table(name: str, entry: object, root: Path) -> EngineSpec:
             url=_url(entry.get("url")),
             api_key_env=_optional_text(entry.get("api-key-env")),
             headers=_environment(entry.get("headers", {}), "headers"),
-            cache=_switch(entry.get("cache", False)),
+            cache=boolean(entry.get("cache", False)),
             request_timeout=duration(entry.get("request-timeout", "10min")),
         )
     except ValueError as error:
@@ -74,12 +74,6 @@ def _url(value: object) -> str | None:
     if text is not None and not text.startswith(("http://", "https://")):
         raise ValueError("url: expected http://HOST:PORT or https://HOST")
     return None if text is None else os.path.expandvars(text)
-
-
-def _switch(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"expected true or false, found {value!r}")  # noqa: TRY004
-    return value
 
 
 def _environment(value: object, key: str = "env") -> dict[str, str]:

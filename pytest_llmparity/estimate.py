@@ -7,14 +7,12 @@ from dataclasses import replace
 from .arms import Arm
 from .engines.hf import memory_bound
 from .engines.kinds import KINDS
+from .parity.local_defects import MOST_ASKED_AGAIN
 from .plan import AGAIN, ROLLOUT, CaptureRequest
 from .session import ParitySession
 from .workloads.documents import IDS_A_DOCUMENT, TIMES_SCORED
 from .workloads.sources import PromptSource
 from .workloads.variants import COMPANY, FORCED_ROLLOUT, forced_rollout
-
-_ASKED_AGAIN = 24
-"""Documents that are asked again at most: eight alone, and these and eight others in company."""
 
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -48,7 +46,7 @@ def expected_positions(session: ParitySession, request: CaptureRequest, source: 
         known = session.roster.is_set_up(request.arm)
         return TIMES_SCORED * int(session.roster.checkpoint(request.arm).config["vocab_size"]) if known else 0
     if request.against is not None:
-        return _ASKED_AGAIN * (sizes.length if request.workload == AGAIN["forced"] else IDS_A_DOCUMENT)
+        return MOST_ASKED_AGAIN * (sizes.length if request.workload == AGAIN["forced"] else IDS_A_DOCUMENT)
     return sum(chat.max_tokens or sizes.max_tokens for chat in source.chats[: sizes.prompts])
 
 

@@ -91,6 +91,8 @@ def references(answers: Answers) -> list[dict[str, Any]]:
     ]
     rows = []
     for case, expected, reference, baseline, candidate in plan:
+        if not all(answers.has(arm, "forced") for arm in (reference, baseline, candidate)):
+            continue
         captures = given(answers, workload, candidate, baseline=baseline, reference=reference).captures
         rows.append(_judged(case, expected, _forced(dict(captures), workload)))
     return rows

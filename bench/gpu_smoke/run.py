@@ -1,4 +1,4 @@
-"""First contact with a GPU host: the gate on CUDA engines, one stage at a time; docs/h100.md tells what came out.
+"""First contact with a GPU host: the gate on CUDA engines, one stage at a time; docs/gpu.md tells what came out.
 
     python bench/gpu_smoke/run.py STAGE ... --plugin DIR --site DIR --gguf FILE --work DIR --out DIR
 

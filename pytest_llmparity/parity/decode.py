@@ -185,7 +185,7 @@ def judge_decoding(
         None,
         arm.decode.arm,
         finding.why,
-        measured=f"R = {finding.estimate}; KL from fp32 {distances}; {move.measured}",
+        measured=f"{finding.measured}; KL from fp32 {distances}; {move.measured}",
         limit=f"{finding.limit}; {move.limit}",
         interval=finding.interval,
         power=finding.power,

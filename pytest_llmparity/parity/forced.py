@@ -168,7 +168,7 @@ def _measured(documents: ForcedDocuments, finding: Finding) -> str:
     if documents.bounded:
         change = f"unknown: {documents.bounded} of {int(tokens)} tokens are not among those that an engine lists"
     return (
-        f"R = {finding.estimate}; KL from fp32 {documents.kl:.6f} nat a token, baseline {documents.floor:.6f}; "
+        f"{finding.measured}; KL from fp32 {documents.kl:.6f} nat a token, baseline {documents.floor:.6f}; "
         f"top-1 flips {documents.flips_candidate.sum() / tokens:.1%}, "
         f"baseline {documents.flips_baseline.sum() / tokens:.1%}; "
         f"regret {documents.regret_candidate.sum() / tokens:.5f}, "

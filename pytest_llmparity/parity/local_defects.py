@@ -42,6 +42,10 @@ ASKED_AGAIN = 8
 ALONE, IN_COMPANY = "alone", "in-company"
 
 _COMPANY = 8
+
+MOST_ASKED_AGAIN = 2 * ASKED_AGAIN + _COMPANY
+"""Documents that are asked again at most: suspects alone, and the same with others in company."""
+
 _SHOWN = 3
 
 

@@ -80,7 +80,11 @@ def identity_figures(levels: Levels) -> dict[str, object]:
 
 @dataclass(frozen=True, eq=False)
 class Finding:
-    """What the paired rule found. `yardstick` names the side whose `quantity` is the floor."""
+    """What the paired rule found. `yardstick` names the side whose `quantity` is the floor.
+
+    `ratio` is R on all documents, whatever look decided: its interval holds for a number of documents fixed beforehand.
+    `why` quotes R at the deciding look.
+    """
 
     documents: Documents
     judgement: Judgement
@@ -107,6 +111,11 @@ class Finding:
     def estimate(self) -> str:
         """R in words."""
         return "undefined (zero floor)" if self.ratio.estimate is None else f"{self.ratio.estimate:.3f}"
+
+    @property
+    def measured(self) -> str:
+        """R and its documents in words."""
+        return f"R = {self.estimate} on {len(self.documents.units)} documents"
 
     @property
     def limit(self) -> str:
@@ -185,10 +194,11 @@ def judge_documents(
     judgement = judge(
         paired_excess(baseline, candidate, tokens, margin=margin), levels=levels, n_max=len(documents.units)
     )
+    ratio = fieller_ratio(baseline, candidate, LEVEL)
     used = max(judgement.documents, 2)
-    ratio = fieller_ratio(baseline[:used], candidate[:used], LEVEL)
+    decided = fieller_ratio(baseline[:used], candidate[:used], LEVEL)
     status, why = _suspicion(documents.floor, yardstick, dtype, own_error) or _status(
-        judgement, documents, ratio, margin, f"{yardstick}'s {quantity}"
+        judgement, documents, decided, margin, f"{yardstick}'s {quantity}"
     )
     strength = detectable_ratio(baseline, candidate, tokens, margin=margin, levels=levels)
     return Finding(documents, judgement, ratio, margin, levels, yardstick, quantity, status, why, strength)

@@ -80,7 +80,7 @@ def compare_regret(baseline: Chosen, candidate: Chosen, *, margin: float, levels
         finding.status,
         *names,
         finding.why,
-        measured=f"R = {finding.estimate}; regret {documents.kl:.6f} nat a token, baseline {documents.floor:.6f}",
+        measured=f"{finding.measured}; regret {documents.kl:.6f} nat a token, baseline {documents.floor:.6f}",
         limit=finding.limit,
         interval=finding.interval,
         power=f"{finding.power}; KL, which this engine does not give, sees the same with about 1/110 of the documents",

@@ -94,7 +94,7 @@ def _paired(
         baseline.decode.arm,
         candidate.decode.arm,
         finding.why,
-        measured=f"R = {finding.estimate}; KL from fp32 {distances}",
+        measured=f"{finding.measured}; KL from fp32 {distances}",
         limit=finding.limit,
         interval=finding.interval,
         power=finding.power,

@@ -76,6 +76,16 @@ def test_a_gate_that_compared_nothing_is_red(parity_project: ParityProject) -> N
     assert not parity_project.logs(), "nothing was started"
 
 
+def test_the_slope_of_few_tokens_is_not_judged(parity_project: ParityProject) -> None:
+    parity_project.honest_pair()
+    parity_project.settings(run_profiles={"few": {"base": "smoke", "documents": 64, "length": 32}})
+    run = parity_project.gate("a,b", "--llm-run-profile=few", "-k", "sharpness")
+    assert [entry["reason"] for entry in run.report["skipped"]] == [
+        "2048 forced tokens are fewer than the 16384 that could decide it"
+    ]
+    assert not parity_project.logs(), "nothing was started"
+
+
 def test_an_engine_against_itself_is_identical(parity_project: ParityProject) -> None:
     parity_project.honest_pair()
     parity_project.small_prompts()

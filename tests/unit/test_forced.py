@@ -50,6 +50,17 @@ class TestStatistics:
         assert len(shown) == 3
         assert {evidence.prompt for evidence in shown} <= {prompt.id for prompt in case.workload.prompts}
 
+    def test_the_measured_ratio_is_that_of_all_documents_whichever_look_decided(self):
+        case = ForcedCase.make(documents=64)
+        verdict = judged(case, [1.2 * NOISE] * 32 + [0.9 * NOISE] * 32)
+        assert verdict.figures["documents"] == 32
+        assert verdict.figures["documents_captured"] == 64
+        assert verdict.figures["R"] == pytest.approx(verdict.figures["kl"] / verdict.figures["floor"])
+        assert verdict.figures["R"] == pytest.approx((1.2**2 + 0.9**2) / 2, rel=0.1)
+        assert f"R = {verdict.figures['R']:.3f} on 64 documents" in verdict.measured
+        decided = float(verdict.why.partition("R = ")[2].partition(" ")[0])
+        assert decided == pytest.approx(1.2**2, rel=0.15)
+
     def test_less_noise_than_the_baseline_passes(self, case):
         assert judged(case, NOISE / 2).status == "pass"
 
