@@ -14,6 +14,7 @@ from ..stats.kernel import Levels
 from ..verdicts import Verdict
 from ..workloads.model import Prompt, Workload
 from .decode import Answered, Decoded, answered, decided_without_statistics
+from .forced import tabulate
 from .identity import engine_defects
 from .strata import LATER, Row, judge_strata, later_halves
 
@@ -41,7 +42,7 @@ def compare_decode_strata(arm: Decoded, *, margin: float, levels: Levels) -> Ver
         return replace(settled, check=CHECK)
     return judge_strata(
         CHECK,
-        _strata(arm.workload, rows),
+        {name: tabulate(part, yardstick="forced scoring") for name, part in _strata(arm.workload, rows).items()},
         (None, arm.decode.arm),
         margin=margin,
         levels=levels,

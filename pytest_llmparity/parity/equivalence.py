@@ -29,6 +29,7 @@ from .greedy import (
     judge_flips,
     show_divergence,
     sort_divergences,
+    tie_limit,
 )
 from .identity import CapturesDiffer, engine_defects, require_comparable, require_distinct, same_bits
 
@@ -126,7 +127,7 @@ def compare_equivalent(
         why = f"{what} was compared: {len(other)} answers {ways[1]}, {len(alone)} {ways[0]}"
         return Verdict(check, "undecided", None, alone.arm, why, prompts=len(found.pairs))
     demand = _demand(bits, [] if again is None else _matched(alone_workload, alone, again))
-    flips = sort_divergences(found.divergences, len(found.pairs), found.tokens, movements, levels)
+    flips = sort_divergences(found.divergences, len(found.pairs), found.tokens, tie_limit(movements), levels)
     vocabulary = vocabulary or Vocabulary()
     judged = _judge_bits(found, ways, vocabulary) if demand.bits else _judge_ties(found, flips, ways, vocabulary)
     return _verdict(check, alone.arm, judged, found, flips, demand, ways, vocabulary)

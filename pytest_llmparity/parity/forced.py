@@ -85,10 +85,28 @@ def compare_forced(
         for i, prompt in enumerate(workload.prompts)
     )
     documents = replace(documents, bounded=int((baseline.arrays.bounded | candidate.arrays.bounded).sum()))
-    dtype = str(baseline.fingerprint.get("dtype"))
-    error = own_error(reference.fingerprint)
-    finding = judge_documents(documents, margin=margin, levels=levels, dtype=dtype, own_error=error)
-    return _verdict(documents, finding, baseline, candidate)
+    return judge_forced(
+        documents,
+        (baseline.arm, candidate.arm),
+        margin=margin,
+        levels=levels,
+        dtype=str(baseline.fingerprint.get("dtype")),
+        reference_error=own_error(reference.fingerprint),
+    )
+
+
+def judge_forced(
+    documents: ForcedDocuments,
+    arms: tuple[str, str],
+    *,
+    margin: float,
+    levels: Levels,
+    dtype: str,
+    reference_error: float | None,
+) -> Verdict:
+    """Return the verdict on the distances of two arms, baseline and candidate by name, as `judge_documents`."""
+    finding = judge_documents(documents, margin=margin, levels=levels, dtype=dtype, own_error=reference_error)
+    return _verdict(documents, finding, *arms)
 
 
 def compare_anchor(
@@ -143,13 +161,13 @@ def _sums(distances: Distances) -> list[float]:
     return [float(np.sum(column)) for column in columns]
 
 
-def _verdict(documents: ForcedDocuments, finding: Finding, baseline: Capture, candidate: Capture) -> Verdict:
+def _verdict(documents: ForcedDocuments, finding: Finding, baseline: str, candidate: str) -> Verdict:
     return Verdict(
         CHECK,
         finding.status,
-        baseline.arm,
-        candidate.arm,
-        f"{triangulated(finding.ratio, baseline.arm, candidate.arm)}; {finding.why}",
+        baseline,
+        candidate,
+        f"{triangulated(finding.ratio, baseline, candidate)}; {finding.why}",
         measured=_measured(documents, finding),
         limit=finding.limit,
         interval=finding.interval,

@@ -73,7 +73,7 @@ def compare_greedy(
     if defects:
         return Verdict(CHECK, "fail", baseline.arm, candidate.arm, defects[0].text, evidence=tuple(defects))
     divergences, compared = find_divergences(workload, baseline, candidate)
-    flips = sort_divergences(divergences, len(workload.prompts), compared, movements, levels)
+    flips = sort_divergences(divergences, len(workload.prompts), compared, tie_limit(movements), levels)
     status, why = judge_flips(flips, side="arm", origin="the baseline's")
     return Verdict(
         CHECK,
@@ -135,13 +135,17 @@ class Flips:
 
 
 def sort_divergences(
-    divergences: Sequence[Divergence], texts: int, compared: int, movements: Floats | None, levels: Levels
+    divergences: Sequence[Divergence], texts: int, compared: int, limit: float | None, levels: Levels
 ) -> Flips:
-    """Tell ties from other divergences by `movements`, values of `gap_movement`; None or none of them: no ties."""
-    limit = None if movements is None or not len(movements) else float(np.quantile(movements, TIE_QUANTILE))
+    """Tell ties from other divergences by the largest gap of a tie in nats; None: no ties."""
     ties = tuple(d for d in divergences if limit is not None and d.gap <= limit)
     others = tuple(sorted((d for d in divergences if d not in ties), key=lambda d: -d.gap))
     return Flips(texts, compared, ties, others, limit, _allowed_by_chance(compared, levels))
+
+
+def tie_limit(movements: Floats | None) -> float | None:
+    """Return the largest gap of a tie by values of `gap_movement`; None without any: nothing is a tie."""
+    return None if movements is None or not len(movements) else float(np.quantile(movements, TIE_QUANTILE))
 
 
 def judge_flips(flips: Flips, *, side: str, origin: str) -> tuple[Status, str]:

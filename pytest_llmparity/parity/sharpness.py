@@ -46,6 +46,11 @@ def compare_sharpness(
         return settled
     assert reference is not None
     documents = slopes_by_document(workload, reference, baseline, candidate)
+    return judge_slopes(documents, (baseline.arm, candidate.arm), limit=limit, levels=levels, tokens=candidate.tokens)
+
+
+def judge_slopes(documents: Slopes, arms: tuple[str, str], *, limit: float, levels: Levels, tokens: int) -> Verdict:
+    """Return the verdict on two arms' sums by document, made over `tokens` positions."""
     sharper, flatter = judge_slope(documents.shift, documents.variance, limit, levels)
     status, why = _status(sharper, flatter, limit)
     difference = fieller_ratio(documents.variance, documents.shift, LEVEL)
@@ -58,15 +63,14 @@ def compare_sharpness(
     return Verdict(
         CHECK,
         status,
-        baseline.arm,
-        candidate.arm,
+        *arms,
         why,
         measured=f"slope against fp32 {slopes[0]:+.5f}, baseline {slopes[1]:+.5f}; difference {moved:+.5f}",
         limit=f"difference from {-limit:+.3f} to {limit:+.3f}",
         interval=interval,
         power=_power(spread, limit, levels),
         prompts=spread.size,
-        tokens=candidate.tokens,
+        tokens=tokens,
         figures={
             "slope": slopes[0],
             "slope_baseline": slopes[1],

@@ -70,13 +70,13 @@ def compare_strata(
     assert reference is not None
     rows = [(p, reference.scored(i), baseline.scored(i), candidate.scored(i)) for i, p in enumerate(workload.prompts)]
     dtype = str(baseline.fingerprint.get("dtype"))
-    strata = strata_of(rows)
+    strata = {name: tabulate(part) for name, part in strata_of(rows).items()}
     return judge_strata(CHECK, strata, (baseline.arm, candidate.arm), margin=margin, levels=levels, dtype=dtype)
 
 
 def judge_strata(
     check: str,
-    members: Mapping[str, Sequence[Row]],
+    strata: Mapping[str, ForcedDocuments],
     arms: tuple[str | None, str],
     *,
     margin: float,
@@ -84,22 +84,21 @@ def judge_strata(
     dtype: str,
     yardstick: str = "the baseline",
 ) -> Verdict:
-    """Return the worst verdict of the paired rule over strata given by name, of what differs between them.
+    """Return the worst verdict of the paired rule over strata given by name, and what each is.
 
-    `yardstick` says in words, with its article, what the second record of a row is; the third is held against it.
+    `yardstick` says in words, with its article, whose distances the baseline's are.
     """
-    judged = {name: part for name, part in members.items() if _units(part) >= DOCUMENTS_TO_PASS}
-    small = {name: _units(part) for name, part in members.items() if name not in judged}
+    judged = {name: part for name, part in strata.items() if len(part.units) >= DOCUMENTS_TO_PASS}
+    small = {name: len(part.units) for name, part in strata.items() if name not in judged}
     if not judged:
         least = f"no kind of document has the {DOCUMENTS_TO_PASS} that a verdict needs"
         return Verdict(check, "undecided", *arms, least, figures={"too_small": small})
     share, allowed = levels.shared(len(judged)), max(margin, STRATUM_MARGIN)
-    strata = []
-    for name, part in judged.items():
-        documents = tabulate(part, yardstick=yardstick.split(" ", 1)[1])
+    found = []
+    for name, documents in judged.items():
         finding = judge_documents(documents, margin=allowed, levels=share, dtype=dtype, yardstick=yardstick)
-        strata.append(_Stratum(name, documents, finding))
-    return _verdict(check, strata, small, arms)
+        found.append(_Stratum(name, documents, finding))
+    return _verdict(check, found, small, arms)
 
 
 def strata_of(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -121,10 +120,6 @@ def later_halves(rows: Sequence[Row]) -> list[Row]:
             one, two, three = (each.beginning_at(half) for each in scored)
             halves.append((prompt, one, two, three))
     return halves
-
-
-def _units(rows: Sequence[Row]) -> int:
-    return len({row[0].unit for row in rows})
 
 
 def _verdict(check: str, strata: Sequence[_Stratum], small: Mapping[str, int], arms: tuple[str | None, str]) -> Verdict:
