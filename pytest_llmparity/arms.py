@@ -118,6 +118,18 @@ class ArmPair:
 
 
 @dataclass(frozen=True)
+class GoldenPair:
+    """An arm to compare with its golden, which somebody blessed."""
+
+    candidate: Arm
+
+    @property
+    def id(self) -> str:
+        """Test id of the pair."""
+        return f"{self.candidate.id}-vs-golden"
+
+
+@dataclass(frozen=True)
 class ArmToggle:
     """One engine with a feature switched `off` and `on`, each an arm; `lacking` says why it cannot be had here.
 

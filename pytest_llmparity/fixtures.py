@@ -57,14 +57,22 @@ def llm_workload(request: pytest.FixtureRequest, llm_workloads: Workloads) -> Pr
 
 @pytest.fixture
 def llm_pair(request: pytest.FixtureRequest, llm_workload: PromptSource) -> EnginePair:
-    """Two arms to compare, one item for each pair: the baseline with each other engine."""
+    """Two arms to compare, one item for each pair: the baseline with each other engine.
+
+    With `--llm-golden`, one more item for each engine, whose baseline is its golden.
+    """
+    from .arms import GoldenPair
+    from .golden.handle import GoldenEnginePair
     from .handles import EnginePair
 
     run, item = _run(request), _item(request)
     if not hasattr(request, "param"):
         pytest.skip(f"one engine only, {run.session.roster.arms[0].id}: a pair needs two in --llm-engines")
     _prepare(run, item, llm_workload)
-    return EnginePair(run.session, request.param, llm_workload, lambda verdict: run.record(item, verdict))
+    pair = request.param
+    if isinstance(pair, GoldenPair):
+        return GoldenEnginePair(run.session, pair, llm_workload, lambda verdict: run.record(item, verdict))
+    return EnginePair(run.session, pair, llm_workload, lambda verdict: run.record(item, verdict))
 
 
 @pytest.fixture

@@ -36,18 +36,30 @@ ROLLOUT_MARGIN = 0.50
 
 def change_of(session: ParitySession, pair: ArmPair) -> Change:
     """Return what changed between the arms of a pair, by their launch keys."""
-    keys = [session.roster.key(arm) for arm in (pair.baseline, pair.candidate)]
-    kinds = {str(key.fields["kind"]) for key in keys}
-    if len(kinds) > 1 or "openai" in kinds:  # nobody knows which engine is behind a URL
+    baseline, candidate = (session.roster.key(arm) for arm in (pair.baseline, pair.candidate))
+    kinds = str(baseline.fields["kind"]), str(candidate.fields["kind"])
+    return change_between(kinds, same_build=baseline.digest == candidate.digest)
+
+
+def change_between(kinds: tuple[str, str], *, same_build: bool) -> Change:
+    """Return what changed between two engines of these kinds, which are one build or not."""
+    if kinds[0] != kinds[1] or "openai" in kinds:  # nobody knows which engine is behind a URL
         return OTHER_ENGINE
-    return SAME_BUILD if keys[0].digest == keys[1].digest else UPGRADE
+    return SAME_BUILD if same_build else UPGRADE
 
 
 def default_margin(session: ParitySession, pair: ArmPair, check: str = "forced_kl") -> float:
     """Return the margin that applies to a check of a pair when a test names none."""
+    margin = margin_of(session, change_of(session, pair))
+    if session.settings.margin is not None:
+        return margin
+    # Arms that answer different texts spread more.
+    return max(margin, ROLLOUT_MARGIN) if check in ("rollout", "regret") else margin
+
+
+def margin_of(session: ParitySession, change: Change) -> float:
+    """Return the margin of forced checks: the run's, else the run profile's, else that of what changed."""
     settings = session.settings
     if settings.margin is not None:
         return settings.margin
-    margin = settings.sizes.margin if settings.sizes.margin is not None else change_of(session, pair).margin
-    # Arms that answer different texts spread more.
-    return max(margin, ROLLOUT_MARGIN) if check in ("rollout", "regret") else margin
+    return settings.sizes.margin if settings.sizes.margin is not None else change.margin

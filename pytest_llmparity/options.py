@@ -37,6 +37,7 @@ else:
     import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
 
 Undecided = Literal["fail", "warn"]
+GoldenMode = Literal["check", "create", "fix", "trim"]
 DEMO = "demo"
 """The `model` that means the demo model."""
 
@@ -156,6 +157,15 @@ OPTIONS: tuple[Option, ...] = (
         "A,B",
     ),
     Option("undecided", "what a verdict `undecided` does to the run: fail or warn", one_of("fail", "warn"), "fail"),
+    Option(
+        "golden",
+        "hold each engine against what was blessed of it: check, or create what is missing, fix what changed, trim "
+        "what is looser than needed; in CI, where CI is set, nothing is written (docs/golden.md)",
+        one_of("check", "create", "fix", "trim"),
+        None,
+        "MODE",
+    ),
+    Option("golden-dir", "folder of the goldens (default: golden in the rootdir)", a_path, None, "DIR"),
     Option("keep", "leave engines warm for this long after their last use, e.g. 30m", duration, None, "TIME"),
     Option("installer", "makes managed environments: pip or uv", one_of("pip", "uv"), "pip"),
     Option("report", "write the JSON report here: a .json file, or a folder for report.json", a_path, None, "PATH"),
@@ -185,6 +195,8 @@ class Settings:
     top_k: int
     toggles: tuple[str, ...]
     undecided: Undecided
+    golden: GoldenMode | None
+    golden_dir: Path
     keep: float | None
     installer: Literal["pip", "uv"]
     report: Path | None
@@ -212,8 +224,7 @@ def load_settings(
     table, engine_tables, profile_tables = read_table(root / "pyproject.toml")
     own_profiles = {name: profile_from_table(name, entry) for name, entry in profile_tables.items()}
     profiles = {**RUN_PROFILES, **own_profiles}
-    if ini.get("workload"):
-        ini = {**ini, "workload": from_root(ini["workload"], root)}
+    ini = {**ini, **{name: from_root(ini[name], root) for name in ("workload", "golden-dir") if ini.get(name)}}
     values: dict[str, Any] = {}
     for option in OPTIONS:
         if option.parse is None:
@@ -230,6 +241,7 @@ def load_settings(
     tables = {name: engine_from_table(name, entry, root) for name, entry in engine_tables.items()}
     known = {field.name for field in fields(Settings)}
     given = {key: value for key, value in values.items() if key in known}
+    given["golden_dir"] = given["golden_dir"] or root / "golden"
     return Settings(**given, tables=tables, sizes=profiles[values["run_profile"]])
 
 
@@ -269,8 +281,9 @@ def read_table(pyproject: Path) -> tuple[dict[str, Any], dict[str, Any], dict[st
         raise OptionError(f"{pyproject}, [tool.llmparity]: run-profiles: expected tables, found {profiles!r}")
     if isinstance(table.get("model"), str) and table["model"] != DEMO:
         table["model"] = from_root(table["model"], pyproject.parent)
-    if isinstance(table.get("workload"), str):
-        table["workload"] = from_root(table["workload"], pyproject.parent)
+    for name in ("workload", "golden-dir"):
+        if isinstance(table.get(name), str):
+            table[name] = from_root(table[name], pyproject.parent)
     for key in table:
         if key not in _TABLE_KEYS:
             raise OptionError(f"{pyproject}, [tool.llmparity]: unknown key {key!r}{did_you_mean(key, _TABLE_KEYS)}")

@@ -7,7 +7,7 @@ Collected tests declare what they need before anything starts. A test names the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import CodeType
 from typing import Any, Literal
 
@@ -158,6 +158,26 @@ PAIR_CHECKS: Mapping[str, Check] = {
         instead_of="score",
     ),
 }
+
+
+def _against_golden(check: Check, *others: Take) -> Check:
+    """Return a pair's check with a golden in the baseline's place: nothing is asked of a baseline."""
+    takes = tuple(take for take in check.takes if take.side != "baseline" and take.against is None)
+    return replace(check, takes=(*takes, *others))
+
+
+GOLDEN_CHECKS: Mapping[str, Check] = {
+    "forced_kl": _against_golden(_forced(statistical=2)),  # and the anchor
+    "strata": _against_golden(PAIR_CHECKS["strata"]),
+    "sharpness": _against_golden(PAIR_CHECKS["sharpness"]),
+    "local_defects": _against_golden(PAIR_CHECKS["local_defects"]),
+    "vocabulary": _against_golden(PAIR_CHECKS["vocabulary"]),
+    "greedy": _against_golden(PAIR_CHECKS["greedy"], _OWN_FORCED),
+}
+"""Checks of an arm against its golden; the forced scores of `greedy` say what a tie is when it is blessed."""
+GOLDEN_ALONE = ("prompt_ids", "finish")
+"""Checks that are made of the arm alone in the place of a pair: a golden would add nothing."""
+
 ENGINE_CHECKS: Mapping[str, Check] = {
     "prompt_ids": Check((Take("candidate", "candidate", "prompts"),), needs=("tokenize",)),
     "finish": Check((Take("candidate", "candidate", "greedy"),), needs=("generate",)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -86,7 +86,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if run is None:
         return
     roster = run.session.roster
-    for name, cases in (("llm_pair", roster.pairs), ("llm_engine", roster.arms), ("llm_toggle", roster.toggles)):
+    parameters: tuple[tuple[str, Sequence[Any]], ...] = (
+        ("llm_pair", (*roster.pairs, *roster.golden_pairs)),
+        ("llm_engine", roster.arms),
+        ("llm_toggle", roster.toggles),
+    )
+    for name, cases in parameters:
         if name in metafunc.fixturenames and cases:
             metafunc.parametrize(name, cases, ids=[case.id for case in cases], indirect=True)
 

@@ -12,6 +12,7 @@ from .arms import (
     Arm,
     ArmToggle,
     EngineSpec,
+    GoldenPair,
     Variant,
     in_profile,
     make_arms,
@@ -70,6 +71,7 @@ class Roster:
         self.variant = self._variant(reference)
         self.arms = tuple(_as_its_kind_runs(arm) for arm in make_arms(self.engines, self.variant))
         self.pairs = make_pairs(self.arms, settings.baseline)
+        self.golden_pairs = () if settings.golden is None else tuple(GoldenPair(arm) for arm in self.arms)
         self.reference = self._streamed_if_large(reference_arm(reference, self.variant))
         self.toggles = tuple(self._toggle(arm, name) for arm in self.arms for name in settings.toggles)
         require_distinct(self.all)

@@ -14,12 +14,21 @@ import platformdirs
 import pytest
 
 from .applicable import NotApplicable
-from .arms import Arm, ArmPair, ArmToggle
+from .arms import Arm, ArmPair, ArmToggle, GoldenPair
 from .engines.base import EngineError
 from .feasible import remember, undecidable
 from .items import GATE, TIMER, VERDICTS, is_gate, item_id
 from .options import Settings
-from .plan import ENGINE_CHECKS, PAIR_CHECKS, TOGGLE_CHECKS, Check, alike_check, checks_called
+from .plan import (
+    ENGINE_CHECKS,
+    GOLDEN_ALONE,
+    GOLDEN_CHECKS,
+    PAIR_CHECKS,
+    TOGGLE_CHECKS,
+    Check,
+    alike_check,
+    checks_called,
+)
 from .report.collect import RunReport
 from .report.inert import inert
 from .report.plan_text import plan_lines
@@ -79,7 +88,7 @@ class Run:
         Raises:
             pytest.UsageError: naming what would do.
         """
-        pairs = [(item, pair) for item in items if (pair := _parameters(item)[0]) is not None]
+        pairs = [(item, pair) for item in items if isinstance(pair := _parameters(item)[0], ArmPair)]
         checks = [(item_id(item), check, pair) for item, pair in pairs for check in self._checks(item, PAIR_CHECKS)]
         lines = list(undecidable(self.session, self.source, checks))
         if lines and self.session.settings.undecided == "fail" and not self.session.settings.plan:
@@ -127,9 +136,12 @@ class Run:
         """Note a verdict on its item, with the id and the command that rerun it."""
         name = item_id(item)
         tolerated = verdict.status == "undecided" and self.session.settings.undecided == "warn"
-        verdict = verdict.with_context(id=name, rerun=self._rerun(name), tolerated=tolerated)
+        rerun = self._rerun(name)
+        verdict = verdict.with_context(id=name, rerun=rerun, tolerated=tolerated or verdict.tolerated)
+        if verdict.figures.get("golden") == "missing":
+            verdict = verdict.with_context(why=f"{verdict.why}; make it with: {_creating(rerun)}")
         pair = _parameters(item)[0]
-        if pair is not None:
+        if isinstance(pair, ArmPair):
             remember(self.session, name, pair, verdict)
         recorded = item.stash.setdefault(VERDICTS, [])
         if verdict not in recorded:  # else a rerun of the test compared the same captures again
@@ -147,6 +159,11 @@ class Run:
         _, _, toggle = _parameters(item)
         if toggle is not None and (refusal := self.session.refusal(toggle.on)) is not None:
             return NotApplicable(refusal, required=False)
+        pair = _parameters(item)[0]
+        if isinstance(pair, GoldenPair):
+            unknown = [name for name in self._checks(item, PAIR_CHECKS) if name not in (*GOLDEN_CHECKS, *GOLDEN_ALONE)]
+            if unknown:
+                return NotApplicable(f"goldens hold nothing that {unknown[0]} compares")
         asked = self._asked(item)
         reasons = (self.session.why_not(check, source, candidate, baseline) for check, candidate, baseline in asked)
         return next(filter(None, reasons), None)
@@ -159,7 +176,10 @@ class Run:
         """Return the checks an item calls, each with its candidate and baseline."""
         pair, arm, toggle = _parameters(item)
         asked: list[tuple[Check, Arm, Arm | None]] = []
-        if pair is not None:
+        if isinstance(pair, GoldenPair):
+            asked += [(GOLDEN_CHECKS[name], pair.candidate, None) for name in self._checks(item, GOLDEN_CHECKS)]
+            asked += [(ENGINE_CHECKS[name], pair.candidate, None) for name in self._checks(item, GOLDEN_ALONE)]
+        elif pair is not None:
             asked += [(PAIR_CHECKS[name], pair.candidate, pair.baseline) for name in self._checks(item, PAIR_CHECKS)]
             own = [ENGINE_CHECKS[name] for name in self._checks(item, ENGINE_CHECKS.keys() - PAIR_CHECKS.keys())]
             sides = {"candidate": pair.candidate, "baseline": pair.baseline}
@@ -206,9 +226,15 @@ def require_pairs_for_gate(run: Run | None, items: Iterable[pytest.Item]) -> Non
         raise pytest.UsageError(
             "the gate needs engines: give --llm-engines=hf,vllm (the first is the baseline) and --llm-model=PATH"
         )
-    if not run.session.roster.pairs and any("llm_pair" in getattr(item, "fixturenames", ()) for item in gate):
-        only = ", ".join(arm.id for arm in run.session.roster.arms)
-        raise pytest.UsageError(f"the gate compares two engines, --llm-engines names one: {only}")
+    roster = run.session.roster
+    if not (roster.pairs or roster.golden_pairs) and any(
+        "llm_pair" in getattr(item, "fixturenames", ()) for item in gate
+    ):
+        only = ", ".join(arm.id for arm in roster.arms)
+        raise pytest.UsageError(
+            f"the gate compares two engines, --llm-engines names one: {only}; or hold it against what was blessed of "
+            "it: --llm-golden=check"
+        )
 
 
 @contextlib.contextmanager
@@ -225,7 +251,13 @@ def _off_the_clock(item: pytest.Item) -> Generator[None, None, None]:
         hook.pytest_timeout_set_timer(item=item, settings=timer)
 
 
-def _parameters(item: pytest.Function) -> tuple[ArmPair | None, Arm | None, ArmToggle | None]:
+def _creating(rerun: str) -> str:
+    """Return the command that makes a golden, from the one that reruns the test that lacks it."""
+    words = [word for word in shlex.split(rerun) if not word.startswith("--llm-golden=")]
+    return shlex.join([words[0], "--llm-golden=create", *words[1:]])
+
+
+def _parameters(item: pytest.Function) -> tuple[ArmPair | GoldenPair | None, Arm | None, ArmToggle | None]:
     parameters: Any = item.callspec.params if hasattr(item, "callspec") else {}
     return parameters.get("llm_pair"), parameters.get("llm_engine"), parameters.get("llm_toggle")
 

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .applicable import NotApplicable, why_not
 from .arms import REPLAY, Arm, in_profile
@@ -29,6 +30,9 @@ from .workloads.model import Workload
 from .workloads.prepare import PreparedWorkloads, Recipe, prepare
 from .workloads.sources import PromptSource, WorkloadInvalid
 from .workloads.variants import FORCED_ROLLOUT, forced_rollout
+
+if TYPE_CHECKING:
+    from .golden.keeper import Goldens
 
 
 class ParitySession:
@@ -56,6 +60,7 @@ class ParitySession:
             say=say,
             warn=self.warn,
         )
+        self._goldens: Goldens | None = None
         self._captures: dict[CaptureRequest, Capture] = {}
         self._prepared: dict[str, PreparedWorkloads] = {}
         self._invalid: dict[str, WorkloadInvalid] = {}
@@ -117,6 +122,16 @@ class ParitySession:
         """Return what an engine said that ended at its start because it cannot do what it was asked for."""
         record = self.runs.record(arm)
         return record.error if record.refused else None
+
+    @property
+    def goldens(self) -> Goldens:
+        """The goldens of this run, which has a mode for them."""
+        if self._goldens is None:
+            from .golden.keeper import Goldens  # SciPy's import takes seconds that a plan need not wait for
+
+            assert self.settings.golden is not None
+            self._goldens = Goldens(self.settings.golden_dir, self.settings.golden, self.warn)
+        return self._goldens
 
     def recipe(self, source: PromptSource) -> Recipe:
         """Return how this run makes workloads of a source."""

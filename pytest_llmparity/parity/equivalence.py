@@ -50,6 +50,11 @@ class _Pair:
         """Ids and log-probabilities are equal bit by bit."""
         return same_bits(*self.texts)
 
+    @property
+    def ids(self) -> tuple[list[int], list[int]]:
+        """The token ids of both texts."""
+        return self.texts[0].token_ids.tolist(), self.texts[1].token_ids.tolist()
+
 
 @dataclass(frozen=True)
 class _Move:
@@ -334,6 +339,6 @@ def _evidence(
     moved = sorted((move for move in found.moves if move.size > limit), key=lambda move: -move.size)
     return (
         *(Evidence(move.prompt, _moving(move, ways, vocabulary), move.position) for move in moved[:SHOWN]),
-        *(show_divergence(d, ways, pairs[d.prompt].texts, flips.limit, vocabulary) for d in parted[:SHOWN]),
+        *(show_divergence(d, ways, pairs[d.prompt].ids, flips.limit, vocabulary) for d in parted[:SHOWN]),
         *found.faults[:SHOWN],
     )

@@ -8,7 +8,7 @@ number which that quantile lets through by chance, and a single gap over 2 nats 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -74,12 +74,23 @@ def compare_greedy(
         return Verdict(CHECK, "fail", baseline.arm, candidate.arm, defects[0].text, evidence=tuple(defects))
     divergences, compared = find_divergences(workload, baseline, candidate)
     flips = sort_divergences(divergences, len(workload.prompts), compared, tie_limit(movements), levels)
-    status, why = judge_flips(flips, side="arm", origin="the baseline's")
+    ids = [{answer.prompt_id: row.token_ids.tolist() for answer, row in arm.rows()} for arm in (baseline, candidate)]
+    return verdict_on_flips(flips, (baseline.arm, candidate.arm), (ids[0], ids[1]), vocabulary or Vocabulary())
+
+
+def verdict_on_flips(
+    flips: Flips,
+    arms: tuple[str, str],
+    ids: tuple[Mapping[str, Sequence[int]], Mapping[str, Sequence[int]]],
+    vocabulary: Vocabulary,
+    origin: str = "the baseline's",
+) -> Verdict:
+    """Return the verdict on two arms' greedy texts; `ids` are both texts by prompt, `origin` whose texts are left."""
+    status, why = judge_flips(flips, side="arm", origin=origin)
     return Verdict(
         CHECK,
         status,
-        baseline.arm,
-        candidate.arm,
+        *arms,
         why,
         measured=(
             f"{flips.identical} of {flips.texts} texts identical; {len(flips.ties)} tie flips, "
@@ -88,10 +99,13 @@ def compare_greedy(
         ),
         limit=flips.allowance,
         power=f"one gap over {DEFECT_GAP:g} nat, or more than {flips.allowed} divergences beyond ties, "
-        f"in {compared} tokens",
-        prompts=len(workload.prompts),
-        tokens=compared,
-        evidence=_evidence(flips, baseline, candidate, vocabulary or Vocabulary()),
+        f"in {flips.compared} tokens",
+        prompts=flips.texts,
+        tokens=flips.compared,
+        evidence=tuple(
+            show_divergence(d, arms, (ids[0][d.prompt], ids[1][d.prompt]), flips.limit, vocabulary)
+            for d in flips.others[:SHOWN]
+        ),
         figures=flips.figures(),
     )
 
@@ -211,21 +225,15 @@ def _allowed_by_chance(compared: int, levels: Levels) -> int:
     return int(stats.binom.isf(levels.alpha_fail, compared, 1 - TIE_QUANTILE)) if compared else 0
 
 
-def _evidence(flips: Flips, baseline: Capture, candidate: Capture, vocabulary: Vocabulary) -> tuple[Evidence, ...]:
-    names = baseline.arm, candidate.arm
-    cases = []
-    for d in flips.others[:SHOWN]:
-        a = baseline.scored(baseline.position(d.prompt))
-        b = candidate.scored(candidate.position(d.prompt))
-        cases.append(show_divergence(d, names, (a, b), flips.limit, vocabulary))
-    return tuple(cases)
-
-
 def show_divergence(
-    d: Divergence, names: tuple[str, str], texts: tuple[Scored, Scored], limit: float | None, vocabulary: Vocabulary
+    d: Divergence,
+    names: tuple[str, str],
+    texts: tuple[Sequence[int], Sequence[int]],
+    limit: float | None,
+    vocabulary: Vocabulary,
 ) -> Evidence:
     """Return both texts around a divergence, with what each side preferred; `limit` is the largest gap of a tie."""
-    a, b = (text.token_ids.tolist() for text in texts)
+    a, b = texts
     tie = "" if limit is None else f"; a tie is up to {limit:.3f}"
     lines = [
         f"shared    ...{vocabulary.text(a[max(0, d.position - _CONTINUATION) : d.position])!r}",

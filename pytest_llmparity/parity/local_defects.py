@@ -79,10 +79,10 @@ class _Row:
     candidate_off: Floats
 
     def ratio(self) -> float:
-        """Return R of this document; what costs less than the materiality counts as that."""
+        """Return R of this document."""
         found = measure(self.reference, self.baseline, self.candidate)
-        least = MATERIALITY * len(self.reference.token_ids)
-        return float(max(found.kl_candidate.sum(), least) / max(found.kl_baseline.sum(), least))
+        sums = float(found.kl_baseline.sum()), float(found.kl_candidate.sum())
+        return document_ratio(*sums, len(self.reference.token_ids))
 
 
 def _off(arm: Scored, reference: Scored, bounds: NDArray[np.bool_]) -> Floats:
@@ -186,15 +186,18 @@ def _named(prompt: Prompt, where: str) -> Prompt:
 def _rows(
     workload: Workload, reference: Capture, baseline: Capture, candidate: Capture, *, documents: bool
 ) -> list[_Row]:
-    baseline_off, candidate_off = (_offs(arm, reference, least=not documents) for arm in (baseline, candidate))
+    baseline_off, candidate_off = (token_errors(arm, reference, least=not documents) for arm in (baseline, candidate))
     return [
         _Row(prompt, reference.scored(i), baseline.scored(i), candidate.scored(i), baseline_off[i], candidate_off[i])
         for i, prompt in enumerate(workload.prompts)
     ]
 
 
-def _offs(arm: Capture, reference: Capture, *, least: bool) -> list[Floats]:
-    """Return how far off each document's tokens are; with `least`, each id everywhere as far as where it is least."""
+def token_errors(arm: Capture, reference: Capture, *, least: bool) -> list[Floats]:
+    """Return how many nats each document's forced tokens are off the reference, one array a document.
+
+    With `least`, each id is everywhere off as far as where it is least.
+    """
     bounds = np.split(arm.arrays.bounded, arm.offsets[1:-1])
     offs = [_off(arm.scored(i), reference.scored(i), bounds[i]) for i in range(len(bounds))]
     if least and offs:
@@ -209,9 +212,20 @@ def _furthest(rows: Sequence[_Row]) -> float:
     return max(float(row.baseline_off.max(initial=0.0)) for row in rows)
 
 
+def limits_of(ratios: Sequence[float], furthest: float) -> Limits:
+    """Return the limits for documents with these R, none for none, and a baseline's token that is off furthest."""
+    ratio = DOCUMENT_FACTOR * float(np.median(ratios)) if len(ratios) else np.inf
+    return Limits(ratio, max(TOKEN_LIMIT, TOKEN_FACTOR * furthest))
+
+
+def document_ratio(baseline: float, candidate: float, tokens: int) -> float:
+    """Return R of one document from sums of KL in nats; what costs less than the materiality counts as that."""
+    least = MATERIALITY * tokens
+    return float(max(candidate, least) / max(baseline, least))
+
+
 def _limits(rows: Sequence[_Row], *, documents: bool) -> Limits:
-    ratio = DOCUMENT_FACTOR * float(np.median([row.ratio() for row in rows])) if documents else np.inf
-    return Limits(ratio, max(TOKEN_LIMIT, TOKEN_FACTOR * _furthest(rows)))
+    return limits_of([row.ratio() for row in rows] if documents else [], _furthest(rows))
 
 
 def _suspects(rows: Sequence[_Row], limits: Limits, vocabulary: Vocabulary) -> list[Suspect]:

@@ -159,8 +159,11 @@ class RunReport:
 
     def warnings(self) -> list[str]:
         """Return what a reader should know besides the verdicts."""
-        tolerated = sum(entry["tolerated"] for entry in self.verdicts)
-        found = [f"{tolerated} undecided verdicts tolerated (undecided = warn)"] if tolerated else []
+        tolerated = [entry for entry in self.verdicts if entry["tolerated"]]
+        blessed = sum(entry["figures"].get("golden") == "blessed" for entry in tolerated)
+        undecided = len(tolerated) - blessed
+        found = [f"{blessed} verdicts left open: goldens were blessed, read them before you commit"] if blessed else []
+        found += [f"{undecided} undecided verdicts tolerated (undecided = warn)"] if undecided else []
         found += self.told
         found += [f"engine processes survived their stop: {self.leaked}"] if self.leaked else []
         found += [

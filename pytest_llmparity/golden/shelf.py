@@ -1,0 +1,99 @@
+"""The folder of goldens: `golden/ARM/WORKLOAD-DIGEST.json`, and `.2.json`, ... of what one file cannot hold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..atomic import write_text
+from .key import GoldenKey
+from .text import Golden, GoldenUnreadable, dumps, loads
+
+_DIGITS = 10
+_NAME = re.compile(r"(?P<workload>[a-z-]+)-(?P<digest>[0-9a-f]{10})(\.(?P<part>\d+))?\.json")
+
+
+class GoldenNotWritten(OSError):
+    """A golden that could not be written."""
+
+
+class GoldenShelf:
+    """All goldens under one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, key: GoldenKey, workload: str, digest: str) -> Path:
+        """Return the first file of a golden."""
+        return self.folder / key.folder / f"{workload}-{digest[:_DIGITS]}.json"
+
+    def find(self, key: GoldenKey, workload: str, digest: str) -> Golden | None:
+        """Return the golden of an arm's answers to a workload; None where there is none.
+
+        Raises:
+            GoldenUnreadable: naming the file.
+        """
+        first = self.path(key, workload, digest)
+        if not first.is_file():
+            return None
+        try:
+            golden = loads([path.read_text(encoding="utf-8") for path in self._parts(first)], shown(first))
+        except (OSError, UnicodeDecodeError) as error:
+            raise GoldenUnreadable(f"{shown(first)}: {error}") from error
+        if golden.key != key or golden.digest != digest or golden.workload != workload:
+            raise GoldenUnreadable(
+                f"{shown(first)}: is the golden of something else ({golden.key.folder}); it was moved or renamed"
+            )
+        return golden
+
+    def others(self, key: GoldenKey, workload: str) -> list[str]:
+        """Return in words what there is in the place of a golden that is missing: other prompts, or other arms."""
+        same_arm = [path.name for path in sorted((self.folder / key.folder).glob(f"{workload}-*.json"))]
+        if same_arm:
+            return [f"of the same engine but other prompts, run profile, top-k or tokenizer: {', '.join(same_arm)}"]
+        arms = sorted(path.name for path in self.folder.glob("*") if path.is_dir())
+        return [f"of other arms: {', '.join(arms)}"] if arms else []
+
+    def put(self, golden: Golden) -> Path:
+        """Write a golden over what was there; returns its first file.
+
+        Each file takes its place whole, the first of them last, so that of two runs that write at once one wins.
+
+        Raises:
+            GoldenNotWritten: naming the folder.
+        """
+        first = self.path(golden.key, golden.workload, golden.digest)
+        texts = dumps(golden)
+        try:
+            for number in range(len(texts), 0, -1):
+                write_text(_part(first, number), texts[number - 1])
+            for path in self._parts(first)[len(texts) :]:
+                path.unlink()
+        except OSError as error:
+            raise GoldenNotWritten(
+                f"the golden {shown(first)} could not be written: {error.strerror or error}"
+            ) from error
+        return first
+
+    def files(self) -> Iterator[Path]:
+        """Yield every file of every golden."""
+        for path in sorted(self.folder.glob("*/*.json")):
+            if _NAME.fullmatch(path.name):
+                yield path
+
+    @staticmethod
+    def _parts(first: Path) -> list[Path]:
+        parts = [first]
+        while (path := _part(first, len(parts) + 1)).is_file():
+            parts.append(path)
+        return parts
+
+
+def shown(path: Path) -> str:
+    """Return a path as a person calls it who stands in the current folder."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _part(first: Path, number: int) -> Path:
+    return first if number == 1 else first.with_name(f"{first.stem}.{number}.json")

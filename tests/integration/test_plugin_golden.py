@@ -1,0 +1,159 @@
+"""Goldens of doubles: blessed, committed, checked; red where something got worse, and never written in CI."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from parity_project import Finished, ParityProject
+
+pytest_plugins = ("parity_project",)
+
+GOLDEN_CHECKS = ("prompt_ids", "forced_kl", "anchor", "strata", "local_defects", "greedy", "finish")
+
+
+def verdicts(run: Finished) -> dict[str, str]:
+    """Return the verdict of each check, by its name; runs here have one engine."""
+    return {check["check"]: check["verdict"] for check in run.report["checks"]}
+
+
+def goldens(project: ParityProject) -> dict[str, bytes]:
+    """Return the files under golden/, by name."""
+    folder = project.folder / "golden"
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.glob("*/*"))}
+
+
+def blessed(project: ParityProject, noise_seed: int = 1) -> dict[str, bytes]:
+    """Bless a double called `vllm`, and return its files."""
+    project.environment["CI"] = ""
+    project.engine("vllm", noise_seed)
+    run = project.gate("vllm", "--llm-golden=create")
+    assert run.code == 0, run.output
+    assert "4 verdicts left open: goldens were blessed, read them before you commit" in run.output
+    assert verdicts(run)["forced_kl"] == "undecided", "nothing was compared"
+    return goldens(project)
+
+
+def edit(path: Path, **about: Any) -> None:
+    """Change a golden by hand."""
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps({**document, "about": {**document["about"], **about}}))
+
+
+def test_an_engine_is_blessed_and_checked(parity_project: ParityProject) -> None:
+    files = blessed(parity_project)
+    (folder,) = {name.partition("/")[0] for name in files}
+    assert folder.startswith("vllm_base_bfloat16_strict_tp-pp-1x1_")
+    assert sorted(name.partition("/")[2].partition("-")[0] for name in files) == ["forced", "greedy"]
+    again = parity_project.gate("vllm", "--llm-golden=check")
+    assert again.code == 0, again.output
+    assert verdicts(again) == dict.fromkeys(GOLDEN_CHECKS, "pass")
+    assert "it is the very capture that was blessed, from the store: --llm-fresh asks the engine" in again.output
+    assert again.started == {"vllm": 0, "reference": 0}
+    fresh = parity_project.gate("vllm", "--llm-golden=check", "--llm-fresh")
+    assert fresh.code == 0, fresh.output
+    assert "the very capture" not in fresh.output
+    assert fresh.started["vllm"] == 1
+    assert goldens(parity_project) == files, "checking writes nothing"
+
+
+def test_a_changed_engine_is_judged_by_the_paired_rule(parity_project: ParityProject) -> None:
+    blessed(parity_project)
+    parity_project.engine("vllm", 2)
+    honest = parity_project.gate("vllm", "--llm-golden=check")
+    assert honest.code == 0, honest.output
+    (forced,) = (check for check in honest.report["checks"] if check["check"] == "forced_kl")
+    assert 0.8 < forced["figures"]["R"] < 1.25
+    assert forced["baseline"].startswith("golden of vllm ")
+    assert forced["changed"] == ["environment LLMPARITY_DOUBLE_NOISE_SEED: 1 -> 2"]
+    seen = {"shifted": "forced_kl", "double-bos": "prompt_ids", "short": "finish", "garbage-prompt:9": "local_defects"}
+    for fault, check in seen.items():
+        parity_project.engine("vllm", 2, fault=fault)
+        faulty = parity_project.gate("vllm", "--llm-golden=check")
+        assert faulty.code == 1
+        assert verdicts(faulty)[check] == ("undecided" if check == "local_defects" else "fail"), (fault, faulty.output)
+
+
+def test_what_is_missing_is_red_with_the_command_that_makes_it(parity_project: ParityProject) -> None:
+    parity_project.environment["CI"] = "true"
+    parity_project.engine("vllm", 1)
+    run = parity_project.gate("vllm", "--llm-golden=create")
+    assert run.code == 1, run.output
+    assert "CI is set: nothing is blessed, --llm-golden=create compares only" in run.output
+    assert not (parity_project.folder / "golden").exists()
+    whys = [check["why"] for check in run.report["checks"] if check["verdict"] == "undecided"]
+    assert len(whys) == 4
+    assert all("no golden golden/vllm_base_" in why for why in whys)
+    assert all("make it with: pytest --llm-golden=create --llm-engines=vllm" in why for why in whys)
+
+
+def test_goldens_of_another_key_are_not_used(parity_project: ParityProject) -> None:
+    files = blessed(parity_project)
+    run = parity_project.gate("vllm", "--llm-golden=check", "--llm-dtype=float16")
+    assert run.code == 1
+    assert "(there are some of other arms: vllm_base_bfloat16_strict_tp-pp-1x1_" in run.output
+    assert goldens(parity_project) == files
+
+
+def test_fix_blesses_what_changed_and_keeps_what_was_first(parity_project: ParityProject) -> None:
+    files = blessed(parity_project)
+    parity_project.engine("vllm", 2, fault="shifted")
+    fixed = parity_project.gate("vllm", "--llm-golden=fix")
+    assert fixed.code == 0, fixed.output
+    assert "was fail: " in fixed.output
+    assert "more than the " in fixed.output
+    after = goldens(parity_project)
+    assert after.keys() == files.keys()
+    (forced,) = (name for name in files if "/forced-" in name)
+    before, now = json.loads(files[forced]), json.loads(after[forced])
+    assert now["rows"] != before["rows"]
+    assert now["first"] == before["first"]
+    checked = parity_project.gate("vllm", "--llm-golden=check", "-k", "test_forced")
+    assert verdicts(checked) == {"forced_kl": "pass", "anchor": "fail"}, "the first blessing cannot be moved"
+    same = goldens(parity_project)
+    parity_project.gate("vllm", "--llm-golden=fix")
+    assert goldens(parity_project) == same, "nothing changed"
+
+
+def test_trim_blesses_only_what_came_closer(parity_project: ParityProject) -> None:
+    parity_project.environment["CI"] = ""
+    parity_project.engine("vllm", 1, noise="0.06")
+    assert parity_project.gate("vllm", "--llm-golden=create").code == 0
+    files = goldens(parity_project)
+    parity_project.engine("vllm", 2, noise="0.062")
+    assert parity_project.gate("vllm", "--llm-golden=trim").code == 0
+    assert goldens(parity_project) == files
+    parity_project.engine("vllm", 2, noise="0.02")
+    trimmed = parity_project.gate("vllm", "--llm-golden=trim")
+    assert trimmed.code == 0, trimmed.output
+    changed = {name for name, text in goldens(parity_project).items() if files[name] != text}
+    assert [name.partition("/")[2].partition("-")[0] for name in changed] == ["forced"]
+
+
+def test_a_spoilt_golden_is_red_and_a_sick_engine_is_not_blessed(parity_project: ParityProject) -> None:
+    blessed(parity_project)
+    (forced,) = parity_project.folder.glob("golden/*/forced-*.json")
+    whole = forced.read_text()
+    edit(forced, version="9.9.9")
+    run = parity_project.gate("vllm", "--llm-golden=check")
+    assert run.code == 1
+    assert verdicts(run)["forced_kl"] == "undecided"
+    assert "was changed since it was written" in run.output
+    assert parity_project.gate("vllm", "--llm-golden=fix").code == 0
+    assert json.loads(forced.read_text())["rows"] == json.loads(whole)["rows"]
+    parity_project.engine("vllm", 1, fault="short")
+    sick = parity_project.gate("vllm", "--llm-golden=fix")
+    assert sick.code == 1
+    assert "vllm is not blessed" in sick.output
+
+
+def test_a_tree_that_cannot_be_written_is_told(parity_project: ParityProject) -> None:
+    parity_project.environment["CI"] = ""
+    parity_project.engine("vllm", 1)
+    (parity_project.folder / "golden").write_text("a file where the folder should be")
+    run = parity_project.gate("vllm", "--llm-golden=create")
+    assert run.code == 1
+    assert "could not be written" in run.output
+    assert verdicts(run)["forced_kl"] == "undecided"
