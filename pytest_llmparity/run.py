@@ -68,6 +68,7 @@ class Run:
             session = ParitySession(settings, cache_folder(), _sayer(config, secrets))
             session.roster.check_early()
             source = source_of(settings)
+            session.recipe(source)  # reads what was drawn for the goldens
         except (ValueError, EngineError) as error:
             raise pytest.UsageError(secrets.redact(str(error))) from error
         return cls(config, session, source)

@@ -20,6 +20,8 @@ from .engine_runs import SETUP_ERRORS, ArmUnavailable, EngineLost, EngineRuns
 from .engines.base import AbilityMissing, EngineError
 from .engines.hf import HfClient
 from .engines.lifecycle import Lifecycle, RunningEngine
+from .golden.drawn import drawn_path, read_drawn, write_drawn
+from .golden.errors import GoldenUnreadable
 from .history import History
 from .options import Settings
 from .plan import REFERENCE, CaptureRequest, Check, Plan
@@ -134,9 +136,36 @@ class ParitySession:
         return self._goldens
 
     def recipe(self, source: PromptSource) -> Recipe:
-        """Return how this run makes workloads of a source."""
+        """Return how this run makes workloads of a source.
+
+        Raises:
+            WorkloadInvalid: when what was drawn for the goldens is kept and cannot be read.
+        """
         samples = self.has_reference and self.roster.streams_reference is None
-        return Recipe(source, self.settings.sizes, self.settings.top_k, sampled=samples)
+        recipe = Recipe(source, self.settings.sizes, self.settings.top_k, sampled=samples)
+        path = self._drawn_path(recipe)
+        try:
+            return recipe if path is None else replace(recipe, drawn=read_drawn(path))
+        except GoldenUnreadable as error:
+            raise WorkloadInvalid(str(error)) from error
+
+    def keep_drawn(self, source: PromptSource) -> None:
+        """Keep the documents that the reference drew beside the goldens that are of them, unless they are kept.
+
+        Raises:
+            OSError: when they cannot be written.
+        """
+        prepared, recipe = self.workloads(source), self.recipe(source)
+        path = self._drawn_path(recipe)
+        if path is not None and not recipe.drawn:
+            write_drawn(path, prepared.forced)
+            key = self.roster.key(self.roster.reference)  # the next run has another recipe and the same workloads
+            self.runs.keep(lambda: self.store.put_prepared(key, self.recipe(source), prepared))
+
+    def _drawn_path(self, recipe: Recipe) -> Path | None:
+        if self.settings.golden is None or not self.roster.is_set_up(self.roster.reference):
+            return None
+        return drawn_path(self.settings.golden_dir, recipe, self.roster.checkpoint(self.roster.reference).weights)
 
     def workloads(self, source: PromptSource) -> PreparedWorkloads:
         """Return the workloads of a source, prepared by the reference's worker if the store has none.

@@ -16,11 +16,12 @@ from ..stats.kernel import Levels
 from ..verdicts import SEVERITY, Verdict
 from ..workloads.model import Workload
 from ..workloads.sources import PromptSource
+from .errors import GoldenUnreadable, NotHealthy
 from .judge import CHECKS, Held
-from .keeper import NotHealthy, require_healthy, summarised, with_tie_limit
+from .keeper import require_healthy, summarised, with_tie_limit
 from .key import key_of
-from .shelf import GoldenNotWritten, shown
-from .text import Golden, GoldenUnreadable
+from .shelf import shown
+from .text import Golden
 
 
 class GoldenEnginePair(EnginePair):
@@ -129,7 +130,8 @@ class GoldenEnginePair(EnginePair):
         try:
             require_healthy(workload, arm)
             path = self._session.goldens.bless(now, before)
-        except (NotHealthy, GoldenNotWritten) as error:
+            self._session.keep_drawn(self._source)
+        except (NotHealthy, OSError) as error:
             return self._nothing(name, str(error), "not written")
         return replace(self._nothing(name, f"{why}: {shown(path)}", "blessed"), tolerated=True)
 

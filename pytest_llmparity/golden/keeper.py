@@ -17,17 +17,14 @@ from ..parity.finish import compare_finish
 from ..parity.greedy import tie_limit, tie_movements
 from ..parity.identity import engine_defects
 from ..workloads.model import Workload
+from .errors import GoldenUnreadable, NotHealthy
 from .key import GoldenKey
 from .shelf import GoldenShelf, shown
 from .summary import DocumentSummary, TextSummary, summarise_scores, summarise_texts
-from .text import Golden, GoldenUnreadable, Row
+from .text import Golden, Row
 
 _FINGERPRINT = ("kind", "version", "profile", "dtype", "arguments", "environment", "machine", "checkpoint")
 _DISTRIBUTIONS = ("torch", "vllm", "transformers", "tokenizers", "triton", "flash", "tensorrt", "xformers", "nvidia")
-
-
-class NotHealthy(ValueError):
-    """An arm whose answers cannot be blessed."""
 
 
 class Goldens:

@@ -7,15 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..atomic import write_text
+from .drawn import FOLDER
+from .errors import GoldenNotWritten, GoldenUnreadable
 from .key import GoldenKey
-from .text import Golden, GoldenUnreadable, dumps, loads
+from .text import Golden, dumps, loads
 
 _DIGITS = 10
 _NAME = re.compile(r"(?P<workload>[a-z-]+)-(?P<digest>[0-9a-f]{10})(\.(?P<part>\d+))?\.json")
-
-
-class GoldenNotWritten(OSError):
-    """A golden that could not be written."""
 
 
 class GoldenShelf:
@@ -52,7 +50,7 @@ class GoldenShelf:
         same_arm = [path.name for path in sorted((self.folder / key.folder).glob(f"{workload}-*.json"))]
         if same_arm:
             return [f"of the same engine but other prompts, run profile, top-k or tokenizer: {', '.join(same_arm)}"]
-        arms = sorted(path.name for path in self.folder.glob("*") if path.is_dir())
+        arms = sorted(path.name for path in self.folder.glob("*") if path.is_dir() and path.name != FOLDER)
         return [f"of other arms: {', '.join(arms)}"] if arms else []
 
     def put(self, golden: Golden) -> Path:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .errors import GoldenUnreadable
 from .key import GoldenKey
 from .summary import DocumentSummary, TextSummary
 
@@ -20,10 +21,6 @@ LIMIT = 200_000
 
 Row = DocumentSummary | TextSummary
 _ROOM = 8_000
-
-
-class GoldenUnreadable(ValueError):
-    """A golden that is cut off, edited, of a newer format, or holds a conflict."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ SAMPLING_SEED = 20_261
 SAMPLING_BATCH = 16
 MADE_IN = 2
 """How texts are drawn and ids are arranged, a number; part of the recipe, since another way makes other workloads."""
+SAMPLED = "sampled"
+"""Tag of documents that the reference drew."""
 _CONTEXT = 8
 _SPARE_ONE = 16
 
@@ -51,18 +53,23 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True)
 class Recipe:
-    """What to prepare. With `sampled`, half of the forced documents are drawn from the reference."""
+    """What to prepare. With `sampled`, half of the forced documents are drawn from the reference.
+
+    `drawn` are ids that it drew before, by document: these are taken, and the others drawn.
+    """
 
     source: PromptSource
     sizes: RunProfile
     top_k: int
     sampled: bool
+    drawn: Mapping[str, tuple[int, ...]] = field(default_factory=dict, repr=False)
 
     @property
     def digest(self) -> str:
         """SHA-256 of all that decides the workloads besides the reference itself."""
         sizes = {key: value for key, value in asdict(self.sizes).items() if key != "margin"}
         content = [self.source.digest, sizes, self.top_k, self.sampled, SAMPLING_SEED, MADE_IN]
+        content += [dict(self.drawn)] if self.drawn else []
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -205,7 +212,7 @@ def prepare(recipe: Recipe, tokenizer: Tokenizer, progress: Callable[[str], None
     decoded = [replace(made[chat.id], max_tokens=chat.max_tokens or sizes.rollout_tokens) for chat in rollouts]
     human = [_text_prompt(text, tokenizer, sizes.length) for text in choose_texts(source.texts, texts)]
     human += _long(recipe, tokenizer)
-    sampled = _sampled([made[chat.id] for chat in openings], tokenizer, sizes.length, progress)
+    sampled = _sampled([made[chat.id] for chat in openings], tokenizer, recipe, progress)
     seen = [_as_tokenized(prompt) for prompt in greedy if prompt.messages is not None]
     seen += [_whole_text(text, tokenizer) for text in choose_texts(source.texts, min(texts, sizes.prompts))]
     ids = every_id(vocabulary.size) if sizes.vocabulary else []
@@ -306,16 +313,20 @@ def _text_prompt(text: Text, tokenizer: Tokenizer, length: int) -> Prompt:
 
 
 def _sampled(
-    openings: Sequence[Prompt], tokenizer: Tokenizer, length: int, progress: Callable[[str], None]
+    openings: Sequence[Prompt], tokenizer: Tokenizer, recipe: Recipe, progress: Callable[[str], None]
 ) -> list[Prompt]:
     """Sample one document from each opening; none is dropped for being short, that would be a selection."""
+    continuations = {opening.id: recipe.drawn.get(f"sampled-{opening.id}") for opening in openings}
+    missing = [(i, opening) for i, opening in enumerate(openings) if continuations[opening.id] is None]
+    for start in range(0, len(missing), SAMPLING_BATCH):
+        progress(f"sampling from the fp32 reference: {start} of {len(missing)} documents")
+        batch = missing[start : start + SAMPLING_BATCH]
+        seeds = [SAMPLING_SEED + i for i, _ in batch]
+        drawn = tokenizer.sample([opening.ids for _, opening in batch], recipe.sizes.length, seeds)
+        continuations |= {opening.id: tuple(ids) for (_, opening), ids in zip(batch, drawn, strict=True)}
     prompts = []
-    for start in range(0, len(openings), SAMPLING_BATCH):
-        progress(f"sampling from the fp32 reference: {start} of {len(openings)} documents")
-        batch = openings[start : start + SAMPLING_BATCH]
-        seeds = [SAMPLING_SEED + start + i for i in range(len(batch))]
-        for opening, drawn in zip(batch, tokenizer.sample([each.ids for each in batch], length, seeds), strict=True):
-            name, tags = f"sampled-{opening.id}", ("sampled", *opening.tags[1:])
-            ids, context = (*opening.ids, *drawn), len(opening.ids)
-            prompts.append(Prompt(name, opening.unit, ids, tags, scored_from=context, hashes=opening.hashes))
+    for opening in openings:
+        name, tags, context = f"sampled-{opening.id}", (SAMPLED, *opening.tags[1:]), len(opening.ids)
+        ids = (*opening.ids, *(continuations[opening.id] or ()))
+        prompts.append(Prompt(name, opening.unit, ids, tags, scored_from=context, hashes=opening.hashes))
     return prompts

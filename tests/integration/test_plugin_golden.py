@@ -44,9 +44,12 @@ def edit(path: Path, **about: Any) -> None:
 
 def test_an_engine_is_blessed_and_checked(parity_project: ParityProject) -> None:
     files = blessed(parity_project)
-    (folder,) = {name.partition("/")[0] for name in files}
-    assert folder.startswith("vllm_base_bfloat16_strict_tp-pp-1x1_")
-    assert sorted(name.partition("/")[2].partition("-")[0] for name in files) == ["forced", "greedy"]
+    (arm,) = {name.partition("/")[0] for name in files} - {"drawn"}
+    assert arm.startswith("vllm_base_bfloat16_strict_tp-pp-1x1_")
+    assert sorted(name.partition("/")[2].partition("-")[0] for name in files if name.startswith(arm)) == [
+        "forced",
+        "greedy",
+    ]
     again = parity_project.gate("vllm", "--llm-golden=check")
     assert again.code == 0, again.output
     assert verdicts(again) == dict.fromkeys(GOLDEN_CHECKS, "pass")
@@ -157,3 +160,18 @@ def test_a_tree_that_cannot_be_written_is_told(parity_project: ParityProject) ->
     assert run.code == 1
     assert "could not be written" in run.output
     assert verdicts(run)["forced_kl"] == "undecided"
+
+
+def test_another_reference_draws_nothing_anew(parity_project: ParityProject) -> None:
+    blessed(parity_project)
+    (drawn,) = parity_project.folder.glob("golden/drawn/*.json")
+    documents = json.loads(drawn.read_text())["documents"]
+    assert len(documents) == 16
+    whole = drawn.read_text()
+    drawn.write_text(whole.replace(str(documents[0][1][0]), "7", 1))
+    spoilt = parity_project.gate("vllm", "--llm-golden=check")
+    assert spoilt.code == 4
+    assert "was changed since it was written; restore it" in spoilt.output
+    drawn.unlink()
+    again = parity_project.gate("vllm", "--llm-golden=check")
+    assert again.code == 0, "the same reference draws the same"

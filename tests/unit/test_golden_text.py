@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from builders import ForcedCase, greedy_of, make_logits
 from goldens import CHATS, KEY, forced_golden, texts_golden
 
-from pytest_llmparity.golden.shelf import GoldenNotWritten, GoldenShelf
-from pytest_llmparity.golden.text import LIMIT, GoldenUnreadable, dumps, loads
+from pytest_llmparity.golden.drawn import drawn_path, read_drawn, write_drawn
+from pytest_llmparity.golden.errors import GoldenNotWritten, GoldenUnreadable
+from pytest_llmparity.golden.shelf import GoldenShelf
+from pytest_llmparity.golden.text import LIMIT, dumps, loads
+from pytest_llmparity.run_profiles import RUN_PROFILES
+from pytest_llmparity.workloads.model import Prompt, Workload
+from pytest_llmparity.workloads.prepare import Recipe
+from pytest_llmparity.workloads.sources import shipped
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +124,51 @@ class TestShelf:
         assert shelf.find(KEY, "forced", "f" * 64) is None
         (said,) = shelf.others(KEY, "forced")
         assert said.startswith("of the same engine but other prompts")
+
+
+class TestDrawn:
+    @pytest.fixture
+    def forced(self):
+        ids = tuple(range(100, 300))
+        prompts = [
+            Prompt(f"sampled-{i}", f"sampled-{i}", (1, i, *ids), ("sampled",), scored_from=2) for i in range(200)
+        ]
+        return Workload("forced", "score", (*prompts, Prompt("human", "human", (1, 2, 3), ("human",))), 20)
+
+    def test_what_was_drawn_is_read_again(self, forced, tmp_path):
+        path = tmp_path / "drawn" / "x.1.json"
+        assert read_drawn(path) == {}
+        write_drawn(path, forced)
+        assert read_drawn(path) == {f"sampled-{i}": tuple(range(100, 300)) for i in range(200)}
+        files = list(path.parent.iterdir())
+        assert len(files) == 3
+        assert max(file.stat().st_size for file in files) < LIMIT
+
+    def test_it_is_never_written_over(self, forced, tmp_path):
+        path = tmp_path / "x.1.json"
+        write_drawn(path, forced)
+        others = [replace(prompt, ids=(1, 2, 5)) for prompt in forced.prompts]
+        write_drawn(path, replace(forced, prompts=tuple(others)))
+        assert read_drawn(path)["sampled-0"] == tuple(range(100, 300))
+
+    def test_changed_or_cut_off_it_is_refused(self, forced, tmp_path):
+        path = tmp_path / "x.1.json"
+        write_drawn(path, forced)
+        text = path.read_text()
+        path.write_text(text.replace("101", "102", 1))
+        with pytest.raises(GoldenUnreadable, match="was changed since it was written; restore it"):
+            read_drawn(path)
+        path.write_text(text[:200])
+        with pytest.raises(GoldenUnreadable, match="restore it"):
+            read_drawn(path)
+        path.write_text(text)
+        (tmp_path / "x.2.json").unlink()
+        with pytest.raises(GoldenUnreadable, match=r"x\.2\.json"):
+            read_drawn(path)
+
+    def test_its_name_stays_in_the_folder(self, tmp_path):
+        source = replace(shipped(), name="../../etc\x1b/x")
+        recipe = Recipe(source, RUN_PROFILES["ci"], 20, sampled=True)
+        path = drawn_path(tmp_path, recipe, "0123456789abcdef")
+        assert path.resolve().parent == tmp_path.resolve() / "drawn"
+        assert recipe.digest != replace(recipe, drawn={"sampled-1": (1,)}).digest

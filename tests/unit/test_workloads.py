@@ -55,6 +55,24 @@ def recipe():
     return Recipe(SOURCE, SIZES, top_k=20, sampled=True)
 
 
+class TestDrawnBefore:
+    def test_what_was_drawn_before_is_not_drawn_again(self, recipe):
+        usual = prepared_of(recipe)
+        drawn = {p.id: p.ids[p.scored_from :] for p in usual.forced.prompts if "sampled" in p.tags}
+        tokenizer = LetterTokenizer()
+        again = prepare(replace(recipe, drawn=drawn), tokenizer, lambda _: None)
+        assert tokenizer.batches == []
+        assert again.forced.digest == usual.forced.digest
+
+    def test_what_is_missing_is_drawn_with_the_seed_it_would_have_had(self, recipe):
+        usual = prepared_of(recipe)
+        drawn = {p.id: p.ids[p.scored_from :] for p in usual.forced.prompts if "sampled" in p.tags}
+        kept = dict(list(drawn.items())[1:])
+        assert prepared_of(replace(recipe, drawn=kept)).forced.digest == usual.forced.digest
+        other = dict.fromkeys(drawn, (5, 5))
+        assert prepared_of(replace(recipe, drawn=other)).forced.digest != usual.forced.digest
+
+
 class TestDigest:
     prompt = Prompt("a", "a", (1, 2, 3), ("tag",), scored_from=1, max_tokens=4, text="shown")
     workload = Workload("forced", "score", (prompt,), 20)
