@@ -148,6 +148,7 @@ class EngineRuns:
             capture = with_own_error(capture, engine.client, workload)
         self.keep(lambda: self._store.put(key, workload, capture))
         self.record(arm).captured.append(workload.name)
+        self.record(arm).note_speed(capture)
         tokens = f", {capture.tokens} tokens" if workload.kind != "tokenize" else ""
         self._say(f"{arm.id}: {workload.name}: {len(capture)} prompts{tokens} in {format_duration(capture.seconds)}")
         return capture

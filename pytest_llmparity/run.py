@@ -90,7 +90,12 @@ class Run:
             pytest.UsageError: naming what would do.
         """
         pairs = [(item, pair) for item in items if isinstance(pair := _parameters(item)[0], ArmPair)]
-        checks = [(item_id(item), check, pair) for item, pair in pairs for check in self._checks(item, PAIR_CHECKS)]
+        checks = [
+            (item_id(item), check, pair)
+            for item, pair in pairs
+            for check in self._checks(item, PAIR_CHECKS)
+            if self.session.why_not(PAIR_CHECKS[check], self.source, pair.candidate, pair.baseline) is None
+        ]
         lines = list(undecidable(self.session, self.source, checks))
         if lines and self.session.settings.undecided == "fail" and not self.session.settings.plan:
             because = "\n".join(lines)
@@ -162,6 +167,9 @@ class Run:
             return NotApplicable(refusal, required=False)
         pair = _parameters(item)[0]
         if isinstance(pair, GoldenPair):
+            if pair.candidate.engine.url is not None:
+                unknown_device = "nobody knows the device of a server at a URL, and a golden is of one"
+                return NotApplicable(f"{pair.candidate.id}: {unknown_device}")
             unknown = [name for name in self._checks(item, PAIR_CHECKS) if name not in (*GOLDEN_CHECKS, *GOLDEN_ALONE)]
             if unknown:
                 return NotApplicable(f"goldens hold nothing that {unknown[0]} compares")
@@ -177,6 +185,8 @@ class Run:
         """Return the checks an item calls, each with its candidate and baseline."""
         pair, arm, toggle = _parameters(item)
         asked: list[tuple[Check, Arm, Arm | None]] = []
+        if isinstance(pair, GoldenPair) and pair.candidate.engine.url is not None:
+            return []
         if isinstance(pair, GoldenPair):
             asked += [(GOLDEN_CHECKS[name], pair.candidate, None) for name in self._checks(item, GOLDEN_CHECKS)]
             asked += [(ENGINE_CHECKS[name], pair.candidate, None) for name in self._checks(item, GOLDEN_ALONE)]

@@ -377,6 +377,7 @@ class ParitySession:
         self._captures[request] = replace(stored, arm=request.arm.id)
         record = self.runs.record(request.arm)
         record.from_store.append(request.workload)
+        record.note_speed(stored)
         record.version = record.version or str(stored.fingerprint.get("version", ""))
         record.fingerprint = record.fingerprint or dict(stored.fingerprint)
 

@@ -59,7 +59,7 @@ class GoldenEnginePair(EnginePair):
             alone = self.candidate
             return alone.prompt_ids() if name == "prompt_ids" else alone.finish()
         found = self._record(self._compared(name, margin, slope_limit))
-        if name != "forced_kl" or "golden" in found.figures:
+        if name != "forced_kl" or not found.measured:  # nothing was there to compare with
             return found
         anchored = self._record(self._compared(ANCHOR, margin, slope_limit))
         return min(found, anchored, key=lambda verdict: (bool(verdict), SEVERITY.index(verdict.status)))
@@ -70,7 +70,11 @@ class GoldenEnginePair(EnginePair):
         captures = self._session.collect(check, self._source, self._arm)
         workload = self._session.workload(requests["candidate"], self._source)
         launch = self._session.roster.key(self._arm)
-        now = summarised(key_of(self._arm, launch, self._session.settings.tables), launch, workload, captures)
+        try:
+            key = key_of(self._arm, launch, self._session.settings.tables)
+        except ValueError as error:
+            return self._nothing(name, str(error), "impossible")
+        now = summarised(key, launch, workload, captures)
         if workload.kind == "generate":
             forced = self._session.workloads(self._source).forced
             now = with_tie_limit(now, forced, captures.get("reference"), captures.get("candidate-forced"))
@@ -95,7 +99,10 @@ class GoldenEnginePair(EnginePair):
         if self._is_to_be_blessed(held, verdict):
             why = f"was {verdict.status}: {verdict.why}; blessed anew"
             blessed = self._blessed(name, workload, captures["candidate"], now, golden, why)
-            return replace(verdict, status=blessed.status, tolerated=blessed.tolerated, why=blessed.why)
+            figures = {**verdict.figures, **blessed.figures}
+            return replace(
+                verdict, status=blessed.status, tolerated=blessed.tolerated, why=blessed.why, figures=figures
+            )
         return verdict
 
     def _held(
@@ -117,6 +124,8 @@ class GoldenEnginePair(EnginePair):
 
     def _is_to_be_blessed(self, held: Held, verdict: Verdict) -> bool:
         mode = self._session.goldens.mode
+        if verdict.check == ANCHOR:  # what was blessed first stays
+            return False
         if mode == "fix":
             return bool(held.changed_bits)
         high = verdict.figures.get("R_high")

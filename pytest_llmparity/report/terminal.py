@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,8 +24,12 @@ def print_summary(terminal: pytest.TerminalReporter, report: RunReport) -> None:
     for title, entries in _by_pair(report.verdicts):
         terminal.write_line("")
         _write_line(terminal, title, bold=True)
+        for line in _changes(entries):
+            _write_line(terminal, f"  {line}")
         for entry in entries:
             _print_check(terminal, entry)
+        if line := _speed(entries[0], report.arms):
+            _write_line(terminal, f"  {line}")
     terminal.write_line("")
     for line in _skips(report.skipped):
         _write_line(terminal, line)
@@ -75,6 +79,21 @@ def _by_pair(verdicts: list[dict[str, Any]]) -> Iterator[tuple[str, list[dict[st
         pairs.setdefault((entry["baseline"], entry["candidate"]), []).append(entry)
     for (baseline, candidate), entries in pairs.items():
         yield (f"{candidate} against {baseline}" if baseline else candidate), entries
+
+
+def _changes(entries: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield what changed from the baseline to the candidate, in the fingerprints: it comes before what that did."""
+    changed = next((entry["changed"] for entry in entries if entry["changed"]), ())
+    for number, change in enumerate(changed):
+        yield f"{'' if number else 'changed':<9} {change}"
+
+
+def _speed(entry: dict[str, Any], arms: Sequence[dict[str, Any]]) -> str:
+    """Return in words how fast both arms answered; one run of each says little and judges nothing."""
+    speeds = {arm["id"]: arm["speeds"] for arm in arms}
+    before, after = (speeds.get(entry[side], {}) for side in ("baseline", "candidate"))
+    told = [f"{name} {before[name]:.0f} -> {after[name]:.0f}" for name in before if name in after]
+    return f"speed     {', '.join(told)} tokens a second; one run each, not judged" if told else ""
 
 
 def _print_check(terminal: pytest.TerminalReporter, entry: dict[str, Any]) -> None:

@@ -24,6 +24,8 @@ def test_both_profiles_pass_on_honest_engines(parity_project: ParityProject) -> 
     }
     assert run.started == {"a": 1, "a-deployed": 1, "b": 1, "b-deployed": 1, "reference": 2}
     assert {check["check"] for check in run.report["checks"]} >= {"rollout", *WAYS}
+    smoke = parity_project.gate("a,b", "--llm-run-profile=smoke")
+    assert smoke.code == 0, "a spread that was measured refuses no check that this profile does not make"
 
 
 def test_captures_are_compared_where_no_engine_is(parity_project: ParityProject) -> None:

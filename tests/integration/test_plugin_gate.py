@@ -42,6 +42,11 @@ def test_two_honest_engines_pass_with_one_start_each(first_run: FirstRun) -> Non
     assert forced["rerun"].endswith("'pytest_llmparity.gate.test_parity::test_forced[b-vs-a]'")
     assert forced["changed"] == ["environment LLMPARITY_DOUBLE_NOISE_SEED: 1 -> 2"]
     assert 0.8 < forced["figures"]["R"] < 1.25
+    after_pair = run.output.partition("\nb against a\n")[2].splitlines()
+    assert after_pair[0] == "  changed   environment LLMPARITY_DOUBLE_NOISE_SEED: 1 -> 2", "first what changed"
+    assert after_pair[1].startswith("  PASS "), "then what that did"
+    assert any(line.startswith("  speed     forced ") for line in after_pair), "then how fast"
+    assert run.arms["a"]["speeds"].keys() == {"forced", "greedy"}
     for line in ("b against a", "verdict: PASS (6 pass, 0 fail, 0 undecided)", "not covered:", "report: report.json"):
         assert line in run.output
     assert not first_run.project.processes()

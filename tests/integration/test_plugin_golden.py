@@ -102,11 +102,18 @@ def test_goldens_of_another_key_are_not_used(parity_project: ParityProject) -> N
 
 def test_fix_blesses_what_changed_and_keeps_what_was_first(parity_project: ParityProject) -> None:
     files = blessed(parity_project)
+    parity_project.engine("vllm", 2)
+    honest = parity_project.gate("vllm", "--llm-golden=fix")
+    assert honest.code == 0, honest.output
+    assert "was pass: " in honest.output
     parity_project.engine("vllm", 2, fault="shifted")
     fixed = parity_project.gate("vllm", "--llm-golden=fix")
-    assert fixed.code == 0, fixed.output
+    assert verdicts(fixed)["forced_kl"] == "undecided"
     assert "was fail: " in fixed.output
     assert "more than the " in fixed.output
+    assert "verdicts left open: goldens were blessed" in fixed.output
+    assert fixed.code == 1
+    assert verdicts(fixed)["anchor"] == "fail", "the first blessing cannot be moved"
     after = goldens(parity_project)
     assert after.keys() == files.keys()
     (forced,) = (name for name in files if "/forced-" in name)
@@ -114,7 +121,7 @@ def test_fix_blesses_what_changed_and_keeps_what_was_first(parity_project: Parit
     assert now["rows"] != before["rows"]
     assert now["first"] == before["first"]
     checked = parity_project.gate("vllm", "--llm-golden=check", "-k", "test_forced")
-    assert verdicts(checked) == {"forced_kl": "pass", "anchor": "fail"}, "the first blessing cannot be moved"
+    assert verdicts(checked) == {"forced_kl": "pass", "anchor": "fail"}
     same = goldens(parity_project)
     parity_project.gate("vllm", "--llm-golden=fix")
     assert goldens(parity_project) == same, "nothing changed"
@@ -175,3 +182,11 @@ def test_another_reference_draws_nothing_anew(parity_project: ParityProject) -> 
     drawn.unlink()
     again = parity_project.gate("vllm", "--llm-golden=check")
     assert again.code == 0, "the same reference draws the same"
+
+
+def test_a_server_at_a_url_has_no_golden(parity_project: ParityProject) -> None:
+    parity_project.server("served", kind="openai", url="http://127.0.0.1:9")
+    run = parity_project.gate("served", "--llm-golden=check", "-k", "golden")
+    assert "nobody knows the device of a server at a URL" in run.output
+    assert run.code == 1, "nothing was compared"
+    assert not run.report["checks"]
