@@ -139,6 +139,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker("llm_parity")
 
 
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    """Note that tests were left out."""
+    if items and (run := items[0].config.stash.get(RUN, None)) is not None:
+        run.filtered = True
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Declare what the remaining tests need, before xdist's worker tells the controller which tests it has.

@@ -55,6 +55,8 @@ class Run:
         """The prompts of all tests that have no `llm_workload` of their own."""
         self._items: list[pytest.Function] = []
         self._declared_sources: set[str] = set()
+        self.filtered = any("::" in str(word) for word in config.args)
+        """Whether tests were left out that were there."""
 
     @classmethod
     def from_config(cls, config: pytest.Config, settings: Settings) -> Run:
@@ -155,7 +157,9 @@ class Run:
         return verdict
 
     def finish(self) -> None:
-        """Hand arms and leaks over to the report."""
+        """Name obsolete goldens, and hand arms and leaks over to the report."""
+        if not self.filtered:
+            self.session.warn_of_obsolete()
         report = self.config.pluginmanager.get_plugin(RunReport.NAME)
         if isinstance(report, RunReport):
             report.take_session(self.session)

@@ -149,6 +149,14 @@ class ParitySession:
         except GoldenUnreadable as error:
             raise WorkloadInvalid(str(error)) from error
 
+    def warn_of_obsolete(self) -> None:
+        """Name the goldens of this run's arms that no check asked for, after a run from which nothing was left out."""
+        if self._goldens is not None:
+            from .golden.shelf import shown
+
+            for path in self._goldens.obsolete():
+                self.warn(f"obsolete golden {shown(path)}: these prompts are asked no more; git rm it")
+
     def keep_drawn(self, source: PromptSource) -> None:
         """Keep the documents that the reference drew beside the goldens that are of them, unless they are kept.
 

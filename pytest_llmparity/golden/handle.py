@@ -74,13 +74,14 @@ class GoldenEnginePair(EnginePair):
             key = key_of(self._arm, launch, self._session.settings.tables)
         except ValueError as error:
             return self._nothing(name, str(error), "impossible")
-        now = summarised(key, launch, workload, captures)
+        made_of = f"{self._source.name}, {self._session.settings.run_profile}"
+        now = summarised(key, launch, workload, captures, made_of)
         if workload.kind == "generate":
             forced = self._session.workloads(self._source).forced
             now = with_tie_limit(now, forced, captures.get("reference"), captures.get("candidate-forced"))
         goldens = self._session.goldens
         try:
-            golden = goldens.find(now.key, workload)
+            golden = goldens.find(now, workload)
         except GoldenUnreadable as error:
             if goldens.mode != "fix":
                 return self._nothing(name, f"{error}", "unreadable")

@@ -38,10 +38,13 @@ class Goldens:
             self.mode = "check"
         self._found: dict[Path, Golden | None] = {}
         self._written: dict[Path, Path] = {}
+        self._made: set[tuple[Path, str, str]] = set()
 
-    def find(self, key: GoldenKey, workload: Workload) -> Golden | None:
-        """Return the golden as it was when this run first looked; raises GoldenUnreadable."""
+    def find(self, now: Golden, workload: Workload) -> Golden | None:
+        """Return the golden of what an arm answers now, as it was when this run began; raises GoldenUnreadable."""
+        key = now.key
         path = self.shelf.path(key, workload.name, workload.digest)
+        self._made.add((path.parent, workload.name, now.made_of))
         if path not in self._found:
             golden = self.shelf.find(key, workload.name, workload.digest)
             if golden is not None and [row.prompt for row in golden.rows] != [prompt.id for prompt in workload.prompts]:
@@ -49,6 +52,20 @@ class Goldens:
                 raise GoldenUnreadable(f"{shown(path)}: {renamed}")
             self._found[path] = golden
         return self._found[path]
+
+    def obsolete(self) -> list[Path]:
+        """Return goldens that this run should have compared with, and did not: their prompts are asked no more.
+
+        Those are of an arm of this run, of prompts and a run profile by the names they have in this run. What cannot be
+        read is told elsewhere.
+        """
+        found = []
+        for path in self.shelf.files():
+            about = self.shelf.about(path)
+            known = path in self._found or path in self._written
+            if about is not None and not known and (path.parent, *about) in self._made:
+                found.append(path)
+        return found
 
     def bless(self, golden: Golden, before: Golden | None) -> Path:
         """Write a golden, once a run; what was blessed first stays as it was.
@@ -69,7 +86,9 @@ def in_ci() -> bool:
     return os.environ.get("CI", "").lower() not in ("", "0", "false", "no")
 
 
-def summarised(key: GoldenKey, launch: LaunchKey, workload: Workload, captures: Mapping[str, Capture]) -> Golden:
+def summarised(
+    key: GoldenKey, launch: LaunchKey, workload: Workload, captures: Mapping[str, Capture], made_of: str
+) -> Golden:
     """Return what a golden of the capture `candidate` holds; the other captures by role as in `plan.GOLDEN_CHECKS`.
 
     Its numbers are rounded as in a file, so that a file and a run differ in nothing that the engine did not do.
@@ -88,6 +107,7 @@ def summarised(key: GoldenKey, launch: LaunchKey, workload: Workload, captures: 
     return Golden(
         key=key,
         workload=workload.name,
+        made_of=made_of,
         digest=workload.digest,
         kind=workload.kind,
         version=str(arm.fingerprint.get("version", "unknown")),

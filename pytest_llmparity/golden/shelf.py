@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,6 +80,15 @@ class GoldenShelf:
         for path in sorted(self.folder.glob("*/*.json")):
             if _NAME.fullmatch(path.name):
                 yield path
+
+    @staticmethod
+    def about(first: Path) -> tuple[str, str] | None:
+        """Return the workload of a golden's first file and what that was made of; None for another file of it."""
+        try:
+            found = json.loads(first.read_text(encoding="utf-8"))
+            return None if found["part"] != 1 else (str(found["about"]["workload"]), str(found["about"]["made_of"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     @staticmethod
     def _parts(first: Path) -> list[Path]:

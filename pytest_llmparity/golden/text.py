@@ -27,15 +27,16 @@ _ROOM = 8_000
 class Golden:
     """What one arm answered to one workload when somebody blessed it.
 
-    `kind` is what its rows are: `score` (DocumentSummary) or `generate` (TextSummary). `fingerprint` is the engine's,
-    as far as it explains differences; `launch` is the digest of its launch key, `capture` names the very capture.
-    `figures` are those of the whole capture: `bounded` tokens, `own_error` of the reference (nats a token), `tie_limit`
-    (nats). `first` are the sums of KL from fp32, by prompt, of what was blessed first, and `first_version` its version:
-    later blessings cannot move them.
+    `made_of` are the prompts and the run profile by name. `kind` is what its rows are: `score` (DocumentSummary) or
+    `generate` (TextSummary). `fingerprint` is the engine's, as far as it explains differences; `launch` is the digest of
+    its launch key, `capture` names the very capture. `figures` are those of the whole capture: `bounded` tokens,
+    `own_error` of the reference (nats a token), `tie_limit` (nats). `first` are the sums of KL from fp32, by prompt,
+    of what was blessed first, and `first_version` its version: later blessings cannot move them.
     """
 
     key: GoldenKey
     workload: str
+    made_of: str
     digest: str
     kind: str
     version: str
@@ -104,15 +105,7 @@ def loads(texts: Sequence[str], where: str) -> Golden:
 
 
 _ABOUT = (
-    "workload",
-    "digest",
-    "kind",
-    "version",
-    "launch",
-    "capture",
-    "blessed",
-    "fingerprint",
-    "figures",
+    *("workload", "made_of", "digest", "kind", "version", "launch", "capture", "blessed", "fingerprint", "figures"),
     "first_version",
 )
 

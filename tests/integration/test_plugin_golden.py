@@ -190,3 +190,20 @@ def test_a_server_at_a_url_has_no_golden(parity_project: ParityProject) -> None:
     assert "nobody knows the device of a server at a URL" in run.output
     assert run.code == 1, "nothing was compared"
     assert not run.report["checks"]
+
+
+def test_obsolete_goldens_are_named_after_a_run_that_left_nothing_out(parity_project: ParityProject) -> None:
+    blessed(parity_project)
+    named = "obsolete golden golden/vllm_"
+    other_profile = parity_project.gate("vllm", "--llm-golden=check", "--llm-run-profile=smoke")
+    assert named not in other_profile.output, "all of them were asked for"
+    folder = next(parity_project.folder.glob("golden/vllm_*"))
+    for path in list(folder.glob("*.json")):  # as if the prompts were others when it was blessed
+        path.rename(path.with_name(f"{path.name.partition('-')[0]}-{'0' * 10}.json"))
+    filtered = parity_project.gate("vllm", "--llm-golden=check", "-k", "forced")
+    assert named not in filtered.output
+    whole = parity_project.gate("vllm", "--llm-golden=check")
+    assert whole.code == 1
+    assert whole.output.count(named) >= 2
+    assert "/forced-0000000000.json: these prompts are asked no more; git rm it" in whole.output
+    assert len([line for line in whole.report["warnings"] if "obsolete golden" in line]) == 2

@@ -24,7 +24,7 @@ def golden_of(
 ) -> Golden:
     """Return the golden of an arm; `launch` names its build."""
     captures = {"candidate": arm} | ({} if reference is None else {"reference": reference})
-    return replace(summarised(KEY, LaunchKey({"build": launch}), workload, captures), **changes)
+    return replace(summarised(KEY, LaunchKey({"build": launch}), workload, captures, "shipped, ci"), **changes)
 
 
 def forced_golden(case: ForcedCase, noise: Any, seed: int, **options: Any) -> Golden:
