@@ -28,8 +28,8 @@ class Golden:
     """What one arm answered to one workload when somebody blessed it.
 
     `made_of` are the prompts and the run profile by name. `kind` is what its rows are: `score` (DocumentSummary) or
-    `generate` (TextSummary). `fingerprint` is the engine's, as far as it explains differences; `launch` is the digest of
-    its launch key, `capture` names the very capture. `figures` are those of the whole capture: `bounded` tokens,
+    `generate` (TextSummary). `fingerprint` is the engine's, as far as it explains differences; `launch` is the digest
+    of its launch key, `capture` names the very capture. `figures` are those of the whole capture: `bounded` tokens,
     `own_error` of the reference (nats a token), `tie_limit` (nats). `first` are the sums of KL from fp32, by prompt,
     of what was blessed first, and `first_version` its version: later blessings cannot move them.
     """
