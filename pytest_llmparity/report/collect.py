@@ -6,6 +6,7 @@ ran the engines.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Generator, Sequence
 from datetime import datetime, timezone
@@ -112,7 +113,11 @@ class RunReport:
             return
         if self._red_without_a_test() and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        if self._settings.report is not None and not self._settings.plan and not self._config.option.collectonly:
+        if self._settings.plan or self._config.option.collectonly:
+            return
+        if (page := os.environ.get("GITHUB_STEP_SUMMARY")) and self.verdicts:
+            self._summarise_step(Path(page))
+        if self._settings.report is not None:
             from .json_report import write_report
 
             try:
@@ -122,12 +127,26 @@ class RunReport:
                 if session.exitstatus == pytest.ExitCode.OK:  # who reads it next must not find an older one
                     session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
+    def _summarise_step(self, page: Path) -> None:
+        from .github import step_summary
+
+        try:
+            with page.open("a", encoding="utf-8") as file:
+                file.write(step_summary(self.to_json()))
+        except OSError as error:
+            self.told.append(f"the job's summary could not be written: {page}: {error.strerror or error}")
+
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the verdicts, arms, skips and where the report is."""
         if self._has_content() and not self._settings.plan:
             from .terminal import print_summary
 
             print_summary(terminalreporter, self)
+            if os.environ.get("GITHUB_ACTIONS") == "true":
+                from .github import workflow_commands
+
+                for line in workflow_commands(self.to_json()):
+                    terminalreporter.write_line(line)
 
     def to_json(self) -> dict[str, Any]:
         """Return report.json."""
