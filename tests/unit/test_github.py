@@ -96,7 +96,7 @@ class TestAnnotations:
         assert workflow_commands(report(check(), check("greedy", "undecided", tolerated=True))) == []
 
     def test_no_more_than_github_shows(self):
-        assert len(annotations(report(*[check(str(i), "fail") for i in range(30)]))) == 10
+        assert len(workflow_commands(report(*[check(str(i), "fail") for i in range(30)]))) == 10
 
     def test_text_of_an_engine_gives_no_command(self):
         (line,) = workflow_commands(report(check(verdict="fail", why="x\n::set-output name=a::b\r\n::error::c 100%")))
