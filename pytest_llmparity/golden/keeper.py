@@ -38,12 +38,14 @@ class Goldens:
             self.mode = "check"
         self._found: dict[Path, Golden | None] = {}
         self._written: dict[Path, Path] = {}
+        self._asked: set[Path] = set()
         self._made: set[tuple[Path, str, str]] = set()
 
     def find(self, now: Golden, workload: Workload) -> Golden | None:
         """Return the golden of what an arm answers now, as it was when this run began; raises GoldenUnreadable."""
         key = now.key
         path = self.shelf.path(key, workload.name, workload.digest)
+        self._asked.add(path)
         self._made.add((path.parent, workload.name, now.made_of))
         if path not in self._found:
             golden = self.shelf.find(key, workload.name, workload.digest)
@@ -62,8 +64,7 @@ class Goldens:
         found = []
         for path in self.shelf.files():
             about = self.shelf.about(path)
-            known = path in self._found or path in self._written
-            if about is not None and not known and (path.parent, *about) in self._made:
+            if about is not None and path not in self._asked and (path.parent, *about) in self._made:
                 found.append(path)
         return found
 

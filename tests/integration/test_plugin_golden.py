@@ -151,6 +151,7 @@ def test_a_spoilt_golden_is_red_and_a_sick_engine_is_not_blessed(parity_project:
     assert run.code == 1
     assert verdicts(run)["forced_kl"] == "undecided"
     assert "was changed since it was written" in run.output
+    assert "obsolete" not in run.output
     assert parity_project.gate("vllm", "--llm-golden=fix").code == 0
     assert json.loads(forced.read_text())["rows"] == json.loads(whole)["rows"]
     parity_project.engine("vllm", 1, fault="short")
