@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo demo-wrong demo-deployed demo-toggles test unit integration neighbours engines lint clean
+.PHONY: demo demo-wrong demo-deployed demo-toggles demo-golden test unit integration neighbours engines lint clean
 .PHONY: bench-operating-characteristic bench-detection
 
 $(STAMP): pyproject.toml
@@ -26,6 +26,13 @@ demo-deployed: $(STAMP)  ## rollouts under load and the ways of asking one engin
 demo-toggles: $(STAMP)  ## one vLLM with features off and on; report in build/demo-toggles
 	cd examples/toggles && ../../$(BIN)/pytest --llm-report=../../build/demo-toggles \
 	  --pyargs pytest_llmparity.gate.test_toggles
+
+demo-golden: $(STAMP)  ## vLLM 0.32.0 against golden/, blessed with 0.31.0: green; and one with a wrong rope_theta: red
+	$(BIN)/pytest --llm-engines=vllm==0.32.0 --llm-model=demo --llm-run-profile=smoke --llm-golden=check \
+	  --llm-report=build/demo-golden --pyargs pytest_llmparity.gate.test_parity
+	$(BIN)/python examples/wrong_candidates/make_checkpoints.py "$$($(BIN)/llmparity model demo)" build/wrong
+	cd examples/golden && ../../$(BIN)/pytest --llm-report=../../build/demo-golden-wrong \
+	  --pyargs pytest_llmparity.gate.test_parity; test $$? -eq 1
 
 test: lint unit integration neighbours engines  ## everything, real engines included
 

@@ -11,5 +11,9 @@ class GoldenNotWritten(OSError):
     """A golden that could not be written."""
 
 
+class NoGoldenKey(ValueError):
+    """An arm of which too little is known to say which golden is its own."""
+
+
 class NotHealthy(ValueError):
     """An arm whose answers cannot be blessed."""

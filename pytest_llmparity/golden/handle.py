@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ..arms import GoldenPair
 from ..captures.fingerprint import differences
@@ -16,12 +16,21 @@ from ..stats.kernel import Levels
 from ..verdicts import SEVERITY, Verdict
 from ..workloads.model import Workload
 from ..workloads.sources import PromptSource
-from .errors import GoldenUnreadable, NotHealthy
+from .errors import GoldenUnreadable, NoGoldenKey, NotHealthy
 from .judge import CHECKS, Held
 from .keeper import require_healthy, summarised, with_tie_limit
 from .key import key_of
 from .shelf import shown
 from .text import Golden
+
+
+@dataclass(frozen=True, eq=False)
+class _Answers:
+    """What an arm answers now: the workload, its capture, and what a golden of it would hold."""
+
+    workload: Workload
+    capture: Capture
+    now: Golden
 
 
 class GoldenEnginePair(EnginePair):
@@ -65,55 +74,62 @@ class GoldenEnginePair(EnginePair):
         return min(found, anchored, key=lambda verdict: (bool(verdict), SEVERITY.index(verdict.status)))
 
     def _compared(self, name: str, margin: float | None, slope_limit: float | None) -> Verdict:
-        check = GOLDEN_CHECKS["forced_kl" if name == ANCHOR else name]
-        requests = self._session.requests(check, self._source, self._arm)
-        captures = self._session.collect(check, self._source, self._arm)
-        workload = self._session.workload(requests["candidate"], self._source)
-        launch = self._session.roster.key(self._arm)
-        try:
-            key = key_of(self._arm, launch, self._session.settings.tables)
-        except ValueError as error:
-            return self._nothing(name, str(error), "impossible")
-        made_of = f"{self._source.name}, {self._session.settings.run_profile}"
-        now = summarised(key, launch, workload, captures, made_of)
-        if workload.kind == "generate":
-            forced = self._session.workloads(self._source).forced
-            now = with_tie_limit(now, forced, captures.get("reference"), captures.get("candidate-forced"))
         goldens = self._session.goldens
         try:
-            golden = goldens.find(now, workload)
+            answers = self._answers(name)
+            golden = goldens.find(answers.now, answers.workload)
+        except NoGoldenKey as error:
+            return self._nothing(name, str(error), "impossible")
         except GoldenUnreadable as error:
             if goldens.mode != "fix":
-                return self._nothing(name, f"{error}", "unreadable")
-            return self._blessed(name, workload, captures["candidate"], now, None, f"{error}; blessed anew")
+                return self._nothing(name, str(error), "unreadable")
+            return self._blessed(name, answers, None, f"{error}; blessed anew")
+        if golden is None and goldens.mode == "check":
+            return self._nothing(name, self._missing(answers.now), "missing")
         if golden is None:
-            if goldens.mode != "check":
-                return self._blessed(name, workload, captures["candidate"], now, None, "nothing to compare with yet")
-            return self._nothing(name, self._missing(now), "missing")
-        held = self._held(golden, now, workload, margin, slope_limit)
-        changed = differences(golden.fingerprint, now.fingerprint)
+            return self._blessed(name, answers, None, "nothing to compare with yet")
+        held = self._held(golden, answers, margin, slope_limit)
+        verdict = self._verdict(name, held)
+        if not self._is_to_be_blessed(held, verdict):
+            return verdict
+        blessed = self._blessed(name, answers, golden, f"was {verdict.status}: {verdict.why}; blessed anew")
+        return replace(
+            verdict,
+            status=blessed.status,
+            tolerated=blessed.tolerated,
+            why=blessed.why,
+            figures={**verdict.figures, **blessed.figures},
+        )
+
+    def _answers(self, name: str) -> _Answers:
+        session, source = self._session, self._source
+        check = GOLDEN_CHECKS["forced_kl" if name == ANCHOR else name]
+        launch = session.roster.key(self._arm)
+        key = key_of(self._arm, launch, session.settings.tables)
+        captures = session.collect(check, source, self._arm)
+        workload = session.workload(session.requests(check, source, self._arm)["candidate"], source)
+        now = summarised(key, launch, workload, captures, f"{source.name}, {session.settings.run_profile}")
+        if workload.kind == "generate":
+            forced = session.workloads(source).forced
+            now = with_tie_limit(now, forced, captures.get("reference"), captures.get("candidate-forced"))
+        return _Answers(workload, captures["candidate"], now)
+
+    def _verdict(self, name: str, held: Held) -> Verdict:
+        """Return the verdict of a check with what else differs, and whether anything was asked for it at all."""
+        changed = differences(held.golden.fingerprint, held.now.fingerprint)
         log = self._session.runs.record(self._arm).log
         verdict = replace(CHECKS[name](held), changed=changed, logs=(log,) if log else ())
-        if golden.capture == now.capture:
-            why = f"{verdict.why}; it is the very capture that was blessed, from the store: --llm-fresh asks the engine"
-            verdict = replace(verdict, why=why, figures={**verdict.figures, "own_capture": True})
-        if self._is_to_be_blessed(held, verdict):
-            why = f"was {verdict.status}: {verdict.why}; blessed anew"
-            blessed = self._blessed(name, workload, captures["candidate"], now, golden, why)
-            figures = {**verdict.figures, **blessed.figures}
-            return replace(
-                verdict, status=blessed.status, tolerated=blessed.tolerated, why=blessed.why, figures=figures
-            )
-        return verdict
+        if held.golden.capture != held.now.capture:
+            return verdict
+        why = f"{verdict.why}; it is the very capture that was blessed, from the store: --llm-fresh asks the engine"
+        return replace(verdict, why=why, figures={**verdict.figures, "own_capture": True})
 
-    def _held(
-        self, golden: Golden, now: Golden, workload: Workload, margin: float | None, slope_limit: float | None
-    ) -> Held:
-        session = self._session
+    def _held(self, golden: Golden, answers: _Answers, margin: float | None, slope_limit: float | None) -> Held:
+        session, now = self._session, answers.now
         kinds = str(golden.fingerprint.get("kind")), str(now.fingerprint.get("kind"))
         change = change_between(kinds, same_build=golden.launch == now.launch)
         return Held(
-            workload,
+            answers.workload,
             golden,
             now,
             self._arm.id,
@@ -133,13 +149,11 @@ class GoldenEnginePair(EnginePair):
         closer = verdict.check == "forced_kl" and verdict.status == "pass" and high is not None and high < 1
         return mode == "trim" and closer
 
-    def _blessed(
-        self, name: str, workload: Workload, arm: Capture, now: Golden, before: Golden | None, why: str
-    ) -> Verdict:
+    def _blessed(self, name: str, answers: _Answers, before: Golden | None, why: str) -> Verdict:
         """Write the golden, and return that nothing was judged; what is not healthy is not written, and red."""
         try:
-            require_healthy(workload, arm)
-            path = self._session.goldens.bless(now, before)
+            require_healthy(answers.workload, answers.capture)
+            path = self._session.goldens.bless(answers.now, before)
             self._session.keep_drawn(self._source)
         except (NotHealthy, OSError) as error:
             return self._nothing(name, str(error), "not written")

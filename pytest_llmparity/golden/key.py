@@ -10,6 +10,7 @@ from typing import Any
 from ..arms import Arm
 from ..engines.arguments import given_value
 from ..engines.launch_key import LaunchKey
+from .errors import NoGoldenKey
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _DIGITS = 12
@@ -45,11 +46,11 @@ def key_of(arm: Arm, launch: LaunchKey, tables: Container[str]) -> GoldenKey:
     """Return the key of an arm; engines that no table names are called by their kind, whatever their version.
 
     Raises:
-        ValueError: for a server or a recording, of which nobody knows the device.
+        NoGoldenKey: for a server or a recording, of which nobody knows the device.
     """
     fields = launch.fields
     if "machine" not in fields:
-        raise ValueError(
+        raise NoGoldenKey(
             f"{arm.id}: a golden needs an engine that this run starts; of a server's machine nothing is known"
         )
     args = arm.engine.args
