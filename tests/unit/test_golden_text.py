@@ -57,6 +57,17 @@ class TestText:
             loads(texts[::-1], "x.json")
 
 
+class TestPrivate:
+    def test_private_prompts_leave_ids_and_no_text(self):
+        rng = np.random.default_rng(1)
+        prompts = tuple(replace(prompt, hashes={"request": "x", "rendered": "y"}) for prompt in CHATS.prompts)
+        rows = [greedy_of(make_logits(rng, 12)) for _ in prompts]
+        golden = texts_golden(replace(CHATS, prompts=prompts), rows, "vllm")
+        assert {text.text for text in golden.texts} == {None}
+        assert "text chat-" not in "".join(dumps(golden))
+        assert all(len(text.ids) == 12 for text in golden.texts)
+
+
 class TestSpoilt:
     @pytest.mark.parametrize(
         ("spoil", "said"),
