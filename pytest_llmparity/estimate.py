@@ -7,7 +7,7 @@ from dataclasses import replace
 from .arms import Arm
 from .engines.hf import memory_bound
 from .engines.kinds import KINDS
-from .parity.local_defects import MOST_ASKED_AGAIN
+from .parity.recapture import MOST_ASKED_AGAIN
 from .plan import AGAIN, ROLLOUT, CaptureRequest
 from .session import ParitySession
 from .workloads.documents import IDS_A_DOCUMENT, TIMES_SCORED

@@ -23,6 +23,7 @@ from ..workloads.model import Prompt, Stage, Workload
 from ..workloads.vocabulary import Vocabulary
 from .divergence import Floats, measure
 from .identity import require_comparable
+from .recapture import ASKED_AGAIN, IN_COMPANY_OF
 from .settled import settle
 
 CHECK = "local_defects"
@@ -36,15 +37,7 @@ TOKEN_LIMIT = 1.0
 TOKEN_FACTOR = 3.0
 """Times the furthest that any of the baseline's tokens is off."""
 
-ASKED_AGAIN = 8
-"""Suspect documents that are asked again, the worst first; one that comes back is enough."""
-
 ALONE, IN_COMPANY = "alone", "in-company"
-
-_COMPANY = 8
-
-MOST_ASKED_AGAIN = 2 * ASKED_AGAIN + _COMPANY
-"""Documents that are asked again at most: suspects alone, and the same with others in company."""
 
 _SHOWN = 3
 
@@ -163,7 +156,7 @@ def asked_again(
     suspects = _suspects(rows, _limits(rows, documents=documents), Vocabulary())[:ASKED_AGAIN]
     wanted = {each.prompt for each in suspects}
     again = [prompt for prompt in workload.prompts if prompt.id in wanted]
-    others = [prompt for prompt in workload.prompts if prompt.id not in wanted][: _COMPANY if again else 0]
+    others = [prompt for prompt in workload.prompts if prompt.id not in wanted][: IN_COMPANY_OF if again else 0]
     company = [_named(prompt, IN_COMPANY) for prompt in (*again, *others)]
     stages = (Stage(len(again), 1), Stage(len(company), len(company))) if again else ()
     prompts = (*(_named(prompt, ALONE) for prompt in again), *company)

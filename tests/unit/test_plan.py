@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -91,3 +93,8 @@ class TestPlan:
         assert plan.arms() == [HF, VLLM]
         assert [request.workload for request in plan.of(HF, "one")] == ["forced", "greedy"]
         assert [request.source for request in plan.of(VLLM, "two")] == []
+
+
+def test_a_plan_need_not_wait_for_scipy():
+    code = "import sys, pytest_llmparity.run, pytest_llmparity.report.plan_text; print('scipy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
