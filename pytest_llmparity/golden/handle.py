@@ -119,7 +119,7 @@ class GoldenEnginePair(EnginePair):
         changed = differences(held.golden.fingerprint, held.now.fingerprint)
         log = self._session.runs.record(self._arm).log
         verdict = replace(CHECKS[name](held), changed=changed, logs=(log,) if log else ())
-        if held.golden.capture != held.now.capture:
+        if not held.own_capture:
             return verdict
         why = f"{verdict.why}; it is the very capture that was blessed, from the store: --llm-fresh asks the engine"
         return replace(verdict, why=why, figures={**verdict.figures, "own_capture": True})

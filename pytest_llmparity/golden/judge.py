@@ -49,6 +49,11 @@ class Held:
         return self.golden.launch == self.now.launch
 
     @property
+    def own_capture(self) -> bool:
+        """Whether the answers are those the golden was made of, from the store: nothing was asked."""
+        return self.same_build and self.golden.capture == self.now.capture
+
+    @property
     def changed_bits(self) -> list[str]:
         """Prompts whose ids or log-probabilities are other bits than the golden's."""
         pairs = zip(self.golden.rows, self.now.rows, strict=True)

@@ -58,6 +58,14 @@ class TestForced:
         given, _ = both(case, NOISE, NOISE)
         assert "other bits" not in forced_kl(given).why
 
+    def test_a_capture_is_the_goldens_own_only_of_the_same_build(self, case):
+        golden = forced_golden(case, NOISE, 1)
+        assert held(case.workload, golden, golden).own_capture
+        fresh = replace(golden, capture="run-2/0")
+        assert not held(case.workload, golden, fresh).own_capture
+        other_version_in_one_run = replace(golden, launch="newer")
+        assert not held(case.workload, golden, other_version_in_one_run).own_capture
+
     def test_one_document_decides_nothing(self):
         one = ForcedCase.make(documents=1)
         given, _ = both(one, NOISE, NOISE)
