@@ -51,10 +51,9 @@ def change_between(kinds: tuple[str, str], *, same_build: bool) -> Change:
 def default_margin(session: ParitySession, pair: ArmPair, check: str = "forced_kl") -> float:
     """Return the margin that applies to a check of a pair when a test names none."""
     margin = margin_of(session, change_of(session, pair))
-    if session.settings.margin is not None:
-        return margin
     # Arms that answer different texts spread more.
-    return max(margin, ROLLOUT_MARGIN) if check in ("rollout", "regret") else margin
+    at_least = ROLLOUT_MARGIN if check in ("rollout", "regret") and session.settings.margin is None else 0.0
+    return max(margin, at_least)
 
 
 def margin_of(session: ParitySession, change: Change) -> float:

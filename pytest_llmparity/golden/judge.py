@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from ..parity.forced import ANCHOR, ANCHOR_MARGIN, ForcedDocuments, judge_forced
+from ..parity.forced import ANCHOR, ANCHOR_MARGIN, SUMMED, ForcedDocuments, judge_forced
 from ..parity.greedy import Divergence, sort_divergences, verdict_on_flips
 from ..parity.local_defects import DOCUMENT_FACTOR, Limits, Suspect, document_ratio, limits_of
 from ..parity.paired import identity_figures, judge_identity, sum_by_unit
@@ -239,7 +239,7 @@ def _documents(
     after = {row.prompt: row for row in held.now.documents}
     rows = [_sums(before[prompt.id], after[prompt.id], later=later, first=first) for prompt in prompts]
     units, table = sum_by_unit([prompt.unit for prompt in prompts], rows)
-    columns = dict(zip(_SUMMED, table, strict=True))
+    columns = dict(zip(SUMMED, table, strict=True))
     shown = sorted((before[p.id] for p in prompts), key=lambda row: row.kl - after[row.prompt].kl)[:_SHOWN]
     overlaps = [min(before[p.id].overlap, after[p.id].overlap) for p in prompts]
     tokens = [after[p.id].tokens for p in prompts]
@@ -250,18 +250,6 @@ def _documents(
         bounded=int((held.golden.figures.get("bounded") or 0) + (held.now.figures.get("bounded") or 0)),
         **columns,
     )
-
-
-_SUMMED = (
-    "tokens",
-    "kl_baseline",
-    "kl_candidate",
-    "nll_change",
-    "regret_baseline",
-    "regret_candidate",
-    "flips_baseline",
-    "flips_candidate",
-)
 
 
 def _sums(

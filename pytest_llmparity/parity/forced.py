@@ -26,7 +26,7 @@ ANCHOR_MARGIN = 0.30
 """How much further from fp32 than the first blessed capture, in floors: ten steps of +0.19 would be 5.7 times."""
 
 _WORST_SHOWN = 3
-_SUMMED = (
+SUMMED = (
     "tokens",
     "kl_baseline",
     "kl_candidate",
@@ -36,6 +36,7 @@ _SUMMED = (
     "flips_baseline",
     "flips_candidate",
 )
+"""Fields of `ForcedDocuments` that are sums over the tokens of a document, in the order in which tables hold them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,12 +143,12 @@ def tabulate(rows: Iterable[tuple[Prompt, Scored, Scored, Scored]], yardstick: s
         units=distinct,
         overlap=float(np.concatenate(overlaps).mean()),
         worst=tuple(case for _, case in worst[:_WORST_SHOWN]),
-        **dict(zip(_SUMMED, table, strict=True)),
+        **dict(zip(SUMMED, table, strict=True)),
     )
 
 
 def _sums(distances: Distances) -> list[float]:
-    """Return the sums over tokens in the order of `_SUMMED`."""
+    """Return the sums over tokens in the order of `SUMMED`."""
     columns: Sequence[NDArray[np.generic]] = (
         np.ones_like(distances.kl_baseline),
         distances.kl_baseline,
