@@ -62,7 +62,6 @@ def llm_pair(request: pytest.FixtureRequest, llm_workload: PromptSource) -> Engi
     With `--llm-golden`, one more item for each engine, whose baseline is its golden.
     """
     from .arms import GoldenPair
-    from .golden.handle import GoldenEnginePair
     from .handles import EnginePair
 
     run, item = _run(request), _item(request)
@@ -71,6 +70,8 @@ def llm_pair(request: pytest.FixtureRequest, llm_workload: PromptSource) -> Engi
     _prepare(run, item, llm_workload)
     pair = request.param
     if isinstance(pair, GoldenPair):
+        from .golden.handle import GoldenEnginePair
+
         return GoldenEnginePair(run.session, pair, llm_workload, lambda verdict: run.record(item, verdict))
     return EnginePair(run.session, pair, llm_workload, lambda verdict: run.record(item, verdict))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ..arms import GoldenPair
@@ -10,7 +11,8 @@ from ..captures.model import Capture
 from ..handles import EnginePair, Recorder, SingleEngine
 from ..margins import change_between, margin_of
 from ..parity.forced import ANCHOR
-from ..plan import GOLDEN_ALONE, GOLDEN_CHECKS
+from ..parity.identity import engine_defects
+from ..plan import GOLDEN_ALONE, GOLDEN_CHECKS, Check
 from ..session import ParitySession
 from ..stats.kernel import Levels
 from ..verdicts import SEVERITY, Verdict
@@ -75,8 +77,11 @@ class GoldenEnginePair(EnginePair):
 
     def _compared(self, name: str, margin: float | None, slope_limit: float | None) -> Verdict:
         goldens = self._session.goldens
+        captures = self._session.collect(_check(name), self._source, self._arm)
+        if defects := engine_defects(*captures.values()):
+            return Verdict(name, "fail", None, self._arm.id, defects[0].text, evidence=tuple(defects))
         try:
-            answers = self._answers(name)
+            answers = self._answers(name, captures)
             golden = goldens.find(answers.now, answers.workload)
         except NoGoldenKey as error:
             return self._nothing(name, str(error), "impossible")
@@ -101,18 +106,21 @@ class GoldenEnginePair(EnginePair):
             figures={**verdict.figures, **blessed.figures},
         )
 
-    def _answers(self, name: str) -> _Answers:
+    def _answers(self, name: str, captures: Mapping[str, Capture]) -> _Answers:
         session, source = self._session, self._source
-        check = GOLDEN_CHECKS["forced_kl" if name == ANCHOR else name]
+        workload = session.workload(session.requests(_check(name), source, self._arm)["candidate"], source)
+        now = session.goldens.summary((self._arm.id, workload.digest), lambda: self._summary(workload, captures))
+        return _Answers(workload, captures["candidate"], now)
+
+    def _summary(self, workload: Workload, captures: Mapping[str, Capture]) -> Golden:
+        session, source = self._session, self._source
         launch = session.roster.key(self._arm)
         key = key_of(self._arm, launch, session.settings.tables)
-        captures = session.collect(check, source, self._arm)
-        workload = session.workload(session.requests(check, source, self._arm)["candidate"], source)
         now = summarised(key, launch, workload, captures, f"{source.name}, {session.settings.run_profile}")
-        if workload.kind == "generate":
-            forced = session.workloads(source).forced
-            now = with_tie_limit(now, forced, captures.get("reference"), captures.get("candidate-forced"))
-        return _Answers(workload, captures["candidate"], now)
+        if workload.kind != "generate":
+            return now
+        forced = session.workloads(source).forced
+        return with_tie_limit(now, forced, captures.get("reference"), captures.get("candidate-forced"))
 
     def _verdict(self, name: str, held: Held) -> Verdict:
         """Return the verdict of a check with what else differs, and whether anything was asked for it at all."""
@@ -167,3 +175,8 @@ class GoldenEnginePair(EnginePair):
         path = shelf.path(now.key, now.workload, now.digest)
         there = "; ".join(shelf.others(now.key, now.workload))
         return f"no golden {shown(path)}" + (f" (there are some {there})" if there else "")
+
+
+def _check(name: str) -> Check:
+    """Return what a check takes; the anchor takes what `forced_kl` does."""
+    return GOLDEN_CHECKS["forced_kl" if name == ANCHOR else name]

@@ -134,7 +134,10 @@ def _local(check: str, *, documents: bool) -> Callable[[Held], Verdict]:
         ratios = [document_ratio(before.kl, after.kl, after.tokens) for before, after in pairs] if documents else []
         furthest = max(before.off for before, _ in pairs)
         limits = limits_of(ratios, furthest)
-        found = [_standing_out(held, i, ratios[i] if documents else 0.0, limits) for i in range(len(pairs))]
+        found = [
+            _standing_out(prompt, *pair, ratios[i] if documents else 0.0, limits, held.vocabulary)
+            for i, (prompt, pair) in enumerate(zip(held.workload.prompts, pairs, strict=True))
+        ]
         suspects = sorted(filter(None, found), key=lambda suspect: -suspect.size)
         things = "documents and none of their tokens" if documents else "documents of ids"
         why = f"none of {len(pairs)} {things} stands out"
@@ -170,10 +173,16 @@ def _local(check: str, *, documents: bool) -> Callable[[Held], Verdict]:
     return judge
 
 
-def _standing_out(held: Held, i: int, ratio: float, limits: Limits) -> Suspect | None:
-    before, after, prompt = held.golden.documents[i], held.now.documents[i], held.workload.prompts[i]
+def _standing_out(
+    prompt: Prompt,
+    before: DocumentSummary,
+    after: DocumentSummary,
+    ratio: float,
+    limits: Limits,
+    vocabulary: Vocabulary,
+) -> Suspect | None:
     if after.off > limits.token:
-        token = held.vocabulary.piece(prompt.ids[prompt.scored_from + after.off_at])
+        token = vocabulary.piece(prompt.ids[prompt.scored_from + after.off_at])
         text = f"forced token {token}: {after.off:.3f} nat off fp32; the golden's furthest here {before.off:.3f}"
         return Suspect(prompt.id, after.off_at, after.off / limits.token, text)
     if ratio <= limits.ratio:
