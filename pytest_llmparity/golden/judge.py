@@ -10,7 +10,7 @@ import numpy as np
 
 from ..parity.forced import ANCHOR, ANCHOR_MARGIN, SUMMED, ForcedDocuments, judge_forced
 from ..parity.greedy import Divergence, sort_divergences, verdict_on_flips
-from ..parity.local_defects import DOCUMENT_FACTOR, Limits, Suspect, document_ratio, limits_of
+from ..parity.local_defects import Limits, Suspect, document_ratio, limits_of, verdict_on_suspects
 from ..parity.paired import identity_figures, judge_identity, sum_by_unit
 from ..parity.sharpness import Slopes, judge_slopes
 from ..parity.strata import LATER, judge_strata
@@ -145,29 +145,17 @@ def _local(check: str, *, documents: bool) -> Callable[[Held], Verdict]:
             names = ", ".join(each.prompt for each in suspects[:_SHOWN])
             why = f"{len(suspects)} documents stand out ({names}); a run beside that engine asks them again"
         tokens = sum(after.tokens for _, after in pairs)
-        off = max(after.off for _, after in pairs)
-        measured = f"furthest token {off:.2f} nat off fp32, golden {furthest:.2f}"
-        limit = f"no forced token off fp32 by over {limits.token:.2f} nat"
-        if documents:
-            measured = f"largest R of a document {max(ratios):.2f}, median {np.median(ratios):.2f}; {measured}"
-            limit = f"no document over R = {limits.ratio:.2f} ({DOCUMENT_FACTOR:g} times the median); {limit}"
-        return Verdict(
+        return verdict_on_suspects(
             check,
-            "undecided" if suspects else "pass",
-            *held.arms,
-            why,
-            measured=measured,
-            limit=limit,
+            held.arms,
+            ("undecided" if suspects else "pass", why),
+            suspects,
+            limits,
+            furthest=(furthest, max(after.off for _, after in pairs)),
+            ratios=ratios,
             power=f"any one of {len(pairs)} documents or {tokens} tokens beyond the limit; what is in none is not seen",
-            prompts=len(pairs),
-            tokens=tokens,
-            evidence=tuple(Evidence(each.prompt, each.text, each.position) for each in suspects[:_SHOWN]),
-            figures={
-                "suspects": [{"prompt": s.prompt, "position": s.position, "size": s.size} for s in suspects],
-                "largest_token_error": off,
-                "token_limit": limits.token,
-                "document_limit": limits.ratio if documents else None,
-            },
+            compared=(len(pairs), tokens),
+            yardstick="golden",
         )
 
     return judge

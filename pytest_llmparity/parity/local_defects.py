@@ -115,32 +115,63 @@ def compare_local(
     limits = _limits(rows, documents=documents)
     suspects = _suspects(rows, limits, vocabulary or Vocabulary())
     status, why = _judge(suspects, rows, limits, again)
-    off = max(float(row.candidate_off.max(initial=0.0)) for row in rows)
-    thing = "token" if documents else "id"
+    return verdict_on_suspects(
+        check,
+        (baseline.arm, candidate.arm),
+        (status, why),
+        suspects,
+        limits,
+        furthest=(_furthest(rows), max(float(row.candidate_off.max(initial=0.0)) for row in rows)),
+        ratios=[row.ratio() for row in rows] if documents else [],
+        power=_power(rows, candidate, documents=documents),
+        compared=(len(rows), candidate.tokens),
+        asked=0 if again is None else len(again.answers),
+    )
+
+
+def verdict_on_suspects(
+    check: str,
+    arms: tuple[str, str],
+    judged: tuple[Status, str],
+    suspects: Sequence[Suspect],
+    limits: Limits,
+    *,
+    furthest: tuple[float, float],
+    ratios: Sequence[float],
+    power: str,
+    compared: tuple[int, int],
+    yardstick: str = "baseline",
+    asked: int = 0,
+) -> Verdict:
+    """Return the verdict with status and reason `judged` on what stands out.
+
+    `furthest` is how far a token of either arm is off the reference at most, nats; `ratios` are R of each document,
+    none where only tokens are looked at; `compared` are prompts and tokens, `asked` answers that were asked for again.
+    """
+    thing = "token" if len(ratios) else "id"
     limit = f"no forced {thing} off fp32 by over {limits.token:.2f} nat"
-    measured = f"furthest {thing} {off:.2f} nat off fp32, baseline {_furthest(rows):.2f}"
-    if documents:
-        ratios = [row.ratio() for row in rows]
+    measured = f"furthest {thing} {furthest[1]:.2f} nat off fp32, {yardstick} {furthest[0]:.2f}"
+    if len(ratios):
         measured = f"largest R of a document {max(ratios):.2f}, median {np.median(ratios):.2f}; {measured}"
         limit = f"no document over R = {limits.ratio:.2f} ({DOCUMENT_FACTOR:g} times the median); {limit}"
+    status, why = judged
     return Verdict(
         check,
         status,
-        baseline.arm,
-        candidate.arm,
+        *arms,
         why,
         measured=measured,
         limit=limit,
-        power=_power(rows, candidate, documents=documents),
-        prompts=len(rows),
-        tokens=candidate.tokens,
+        power=power,
+        prompts=compared[0],
+        tokens=compared[1],
         evidence=tuple(Evidence(each.prompt, each.text, each.position) for each in suspects[:_SHOWN]),
         figures={
             "suspects": [{"prompt": each.prompt, "position": each.position, "size": each.size} for each in suspects],
-            "largest_token_error": off,
+            "largest_token_error": furthest[1],
             "token_limit": limits.token,
-            "document_limit": limits.ratio if documents else None,
-            "asked_again": 0 if again is None else len(again.answers),
+            "document_limit": limits.ratio if len(ratios) else None,
+            "asked_again": asked,
         },
     )
 
