@@ -72,8 +72,8 @@ def llm_pair(request: pytest.FixtureRequest, llm_workload: PromptSource) -> Engi
     if isinstance(pair, GoldenPair):
         from .golden.handle import GoldenEnginePair
 
-        return GoldenEnginePair(run.session, pair, llm_workload, lambda verdict: run.record(item, verdict))
-    return EnginePair(run.session, pair, llm_workload, lambda verdict: run.record(item, verdict))
+        return GoldenEnginePair(run.session, pair, llm_workload, lambda verdict: run.record(item, verdict, pair.id))
+    return EnginePair(run.session, pair, llm_workload, lambda verdict: run.record(item, verdict, pair.id))
 
 
 @pytest.fixture
@@ -83,7 +83,8 @@ def llm_engine(request: pytest.FixtureRequest, llm_workload: PromptSource) -> Si
 
     run, item = _run(request), _item(request)
     _prepare(run, item, llm_workload)
-    return SingleEngine(run.session, request.param, llm_workload, lambda verdict: run.record(item, verdict))
+    arm = request.param
+    return SingleEngine(run.session, arm, llm_workload, lambda verdict: run.record(item, verdict, arm.id))
 
 
 @pytest.fixture
@@ -98,7 +99,7 @@ def llm_toggle(request: pytest.FixtureRequest, llm_workload: PromptSource) -> To
     if toggle.lacking is not None:
         _skip_optional(item, toggle.lacking)
     _prepare(run, item, llm_workload)
-    return ToggledEngine(run.session, toggle, llm_workload, lambda verdict: run.record(item, verdict))
+    return ToggledEngine(run.session, toggle, llm_workload, lambda verdict: run.record(item, verdict, toggle.id))
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from .verdicts import Verdict
+from .verdicts import Verdict, waiver_line
 
 VERDICTS = pytest.StashKey[list[Verdict]]()
 TIMER = pytest.StashKey[object]()
@@ -34,4 +34,9 @@ def with_verdicts(
 ) -> list[tuple[str, object]]:
     """Return a test's properties, which JUnit shows, with these verdicts and no others."""
     others = [(name, value) for name, value in properties if not name.startswith("llm_")]
-    return [*others, *((f"llm_{verdict.check}", f"{verdict.status}: {verdict.why}") for verdict in verdicts)]
+    return [*others, *((f"llm_{verdict.check}", _property(verdict)) for verdict in verdicts)]
+
+
+def _property(verdict: Verdict) -> str:
+    told = waiver_line(verdict.to_json())
+    return f"{verdict.status}{f' ({told})' if told else ''}: {verdict.why}"

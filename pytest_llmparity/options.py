@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +31,7 @@ from .option_values import (
     whole_number,
 )
 from .run_profiles import RUN_PROFILES, RunProfile, profile_from_table
+from .waivers import Waiver, utc_today, waivers_from_tables
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -205,6 +207,7 @@ class Settings:
     tables: Mapping[str, EngineSpec]
     sizes: RunProfile
     """The run profile's sizes and default margin."""
+    waivers: tuple[Waiver, ...]
 
 
 def load_settings(
@@ -212,16 +215,17 @@ def load_settings(
     command_line: Mapping[str, object],
     ini: Mapping[str, str],
     environment: Mapping[str, str] = os.environ,
+    today: Callable[[], date] = utc_today,
 ) -> Settings:
     """Merge the four sources into `Settings`.
 
     `command_line` maps option names to what was given (None or absent: not given), `ini` likewise. `root` is
-    the folder whose pyproject.toml is read.
+    the folder whose pyproject.toml is read. `today` tells the day that waivers are held against.
 
     Raises:
         OptionError: for an unknown key, a value of the wrong kind, or a table that contradicts itself.
     """
-    table, engine_tables, profile_tables = read_table(root / "pyproject.toml")
+    table, engine_tables, profile_tables, waiver_tables = read_table(root / "pyproject.toml")
     own_profiles = {name: profile_from_table(name, entry) for name, entry in profile_tables.items()}
     profiles = {**RUN_PROFILES, **own_profiles}
     ini = {**ini, **{name: from_root(ini[name], root) for name in ("workload", "golden-dir") if ini.get(name)}}
@@ -242,7 +246,8 @@ def load_settings(
     known = {field.name for field in fields(Settings)}
     given = {key: value for key, value in values.items() if key in known}
     given["golden_dir"] = given["golden_dir"] or root / "golden"
-    return Settings(**given, tables=tables, sizes=profiles[values["run_profile"]])
+    waivers = waivers_from_tables(waiver_tables, today())
+    return Settings(**given, tables=tables, sizes=profiles[values["run_profile"]], waivers=waivers)
 
 
 def _first_given(option: Option, sources: tuple[tuple[str, object], ...]) -> Any:
@@ -257,14 +262,14 @@ def _first_given(option: Option, sources: tuple[tuple[str, object], ...]) -> Any
     return option.default
 
 
-def read_table(pyproject: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Return the options of `[tool.llmparity]`, its engine tables and run profiles; all empty without the file.
+def read_table(pyproject: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], Any]:
+    """Return the options of `[tool.llmparity]`, its engine tables, run profiles and waivers; empty without the file.
 
     TOML has one namespace: `engines = [...]` and `[tool.llmparity.engines.NAME]` cannot stand together, so the
     list of engines to run by default may also be written `run-engines`.
     """
     if not pyproject.is_file():
-        return {}, {}, {}
+        return {}, {}, {}, []
     try:
         document = tomllib.loads(pyproject.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
@@ -279,6 +284,7 @@ def read_table(pyproject: Path) -> tuple[dict[str, Any], dict[str, Any], dict[st
     profiles = table.pop("run-profiles", {})
     if not isinstance(profiles, dict):
         raise OptionError(f"{pyproject}, [tool.llmparity]: run-profiles: expected tables, found {profiles!r}")
+    waivers = table.pop("waivers", [])
     if isinstance(table.get("model"), str) and table["model"] != DEMO:
         table["model"] = from_root(table["model"], pyproject.parent)
     for name in ("workload", "golden-dir"):
@@ -287,4 +293,4 @@ def read_table(pyproject: Path) -> tuple[dict[str, Any], dict[str, Any], dict[st
     for key in table:
         if key not in _TABLE_KEYS:
             raise OptionError(f"{pyproject}, [tool.llmparity]: unknown key {key!r}{did_you_mean(key, _TABLE_KEYS)}")
-    return table, tables, profiles
+    return table, tables, profiles, waivers

@@ -35,6 +35,7 @@ from .report.plan_text import plan_lines
 from .secrets import Secrets
 from .session import ParitySession
 from .verdicts import Verdict
+from .waivers import Waivers, utc_today
 from .workloads.sources import PromptSource, from_jsonl, shipped
 
 _ONCE = ("--llm-plan", "--llm-fresh", "--llm-report")
@@ -53,6 +54,7 @@ class Run:
         self.session = session
         self.source = source
         """The prompts of all tests that have no `llm_workload` of their own."""
+        self.waivers = Waivers(session.settings.waivers, utc_today(), session.warn)
         self._items: list[pytest.Function] = []
         self._declared_sources: set[str] = set()
         self.filtered = any("::" in str(word) for word in config.args)
@@ -86,7 +88,9 @@ class Run:
             self.session.say(shortfall)
 
     def _require_decidable(self, items: Iterable[pytest.Function]) -> None:
-        """Refuse a plan that would come out undecided, as far as earlier runs tell; a tolerated one is only said.
+        """Refuse a plan that would come out undecided, as far as earlier runs tell.
+
+        One that is tolerated or waived is only said.
 
         Raises:
             pytest.UsageError: naming what would do.
@@ -98,11 +102,13 @@ class Run:
             for check in self._checks(item, PAIR_CHECKS)
             if self.session.why_not(PAIR_CHECKS[check], self.source, pair.candidate, pair.baseline) is None
         ]
-        lines = list(undecidable(self.session, self.source, checks))
+        waived = [(name, check, pair) for name, check, pair in checks if self.waivers.foresee(check, pair.id)]
+        others = [each for each in checks if each not in waived]
+        lines = list(undecidable(self.session, self.source, others))
         if lines and self.session.settings.undecided == "fail" and not self.session.settings.plan:
             because = "\n".join(lines)
             raise pytest.UsageError(f"{because}\nor --llm-undecided=warn, which lets the run go on and counts it")
-        for line in lines:
+        for line in (*lines, *undecidable(self.session, self.source, waived)):
             self.session.say(line)
 
     def capture_for(self, item: pytest.Item) -> None:
@@ -140,14 +146,18 @@ class Run:
         for line in plan_lines(self.session, self.source):
             self.session.say(line)
 
-    def record(self, item: pytest.Function, verdict: Verdict) -> Verdict:
-        """Note a verdict on its item, with the id and the command that rerun it."""
+    def record(self, item: pytest.Function, verdict: Verdict, asked_of: str) -> Verdict:
+        """Note a verdict on its item, with the id and the command that rerun it, and the waiver that covers it.
+
+        `asked_of` is the id of the pair, engine or toggle whose check it is, as the item's id has it.
+        """
         name = item_id(item)
         tolerated = verdict.status == "undecided" and self.session.settings.undecided == "warn"
         rerun = self._rerun(name)
         verdict = verdict.with_context(id=name, rerun=rerun, tolerated=tolerated or verdict.tolerated)
         if verdict.figures.get("golden") == "missing":
             verdict = verdict.with_context(why=f"{verdict.why}; make it with: {_creating(rerun)}")
+        verdict = self.waivers.applied(verdict, asked_of)
         pair = _parameters(item)[0]
         if isinstance(pair, ArmPair):
             remember(self.session, name, pair, verdict)
@@ -157,9 +167,11 @@ class Run:
         return verdict
 
     def finish(self) -> None:
-        """Name obsolete goldens, and hand arms and leaks over to the report."""
+        """Name obsolete goldens and needless waivers, and hand arms and leaks over to the report."""
         if not self.filtered:
             self.session.warn_of_obsolete()
+            for line in self.waivers.needless():
+                self.session.warn(line)
         report = self.config.pluginmanager.get_plugin(RunReport.NAME)
         if isinstance(report, RunReport):
             report.take_session(self.session)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from .report.inert import inert
+
+if TYPE_CHECKING:
+    from .waivers import Waiver
 
 Status = Literal["pass", "fail", "undecided"]
 
@@ -33,7 +36,7 @@ class Verdict:
 
     `measured`, `limit` and `interval` are texts with units, as reports print them; `figures` the numbers
     behind them. `power` says what this run could have seen. `changed` names differences of the two arms'
-    fingerprints, cheapest cause first. Truthy only when it passed, or when the user tolerates `undecided`.
+    fingerprints, cheapest cause first. Truthy only when it passed, or when the user tolerates `undecided` or waived it.
     """
 
     check: str
@@ -58,9 +61,13 @@ class Verdict:
     required: bool = True
     tolerated: bool = False
     """The user asked for `undecided` to be a warning; reports still count it."""
+    waived: Waiver | None = None
+    """What the user knows of until a date; reports still show and count it."""
+    unwaived: str = ""
+    """Why a waiver that names this verdict does not cover it."""
 
     def __bool__(self) -> bool:
-        return self.status == "pass" or self.tolerated
+        return self.status == "pass" or self.tolerated or self.waived is not None
 
     def require(self) -> Verdict:
         """Return the verdict if it passed, else raise AssertionError with the explanation."""
@@ -80,6 +87,7 @@ class Verdict:
     def explain(self) -> str:
         """Return all that a person needs to act: the numbers, the cases, the causes, the commands; safe to print."""
         lines = [self.headline()]
+        lines += [f"  {told}"] if (told := waiver_line(self.to_json())) else []
         labelled = (
             ("measured", self.measured),
             ("allowed", self.limit),
@@ -109,6 +117,8 @@ class Verdict:
             "verdict": self.status,
             "required": self.required,
             "tolerated": self.tolerated,
+            "waived": None if self.waived is None else self.waived.to_json(),
+            "unwaived": self.unwaived,
             "changed": list(self.changed),
             "measured": self.measured,
             "limit": self.limit,
@@ -122,6 +132,19 @@ class Verdict:
             "evidence": [case.to_json() for case in self.evidence],
             "figures": self.figures,
         }
+
+
+def is_red(entry: Mapping[str, Any]) -> bool:
+    """Say whether a verdict in report.json turns its run red."""
+    return entry["verdict"] != "pass" and not entry["tolerated"] and not entry.get("waived")
+
+
+def waiver_line(entry: Mapping[str, Any]) -> str:
+    """Return what reports say beside a verdict in report.json of the waiver that covers it, or should have."""
+    waived: Mapping[str, str] | None = entry.get("waived")
+    if waived is None:
+        return str(entry.get("unwaived", ""))
+    return f"waived until {waived['until']}: {waived['reason']}"
 
 
 def _block(title: str, lines: Sequence[str]) -> list[str]:

@@ -19,6 +19,7 @@ import pytest
 from ..items import GATE, with_verdicts
 from ..options import Settings
 from ..secrets import Secrets
+from ..verdicts import is_red, waiver_line
 
 if TYPE_CHECKING:
     from ..session import ParitySession
@@ -103,7 +104,7 @@ class RunReport:
             reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
             required = bool(getattr(report, "llm_required", False))
             self.skipped.append({"id": name, "reason": reason.removeprefix("Skipped: "), "required": required})
-        if report.failed and not any(_is_red(entry) for entry in getattr(report, "llm_verdicts", ())):
+        if report.failed and not any(is_red(entry) for entry in getattr(report, "llm_verdicts", ())):
             self.errors.append({"id": name, "error": _last_line(report)})
 
     @pytest.hookimpl(trylast=True)
@@ -155,6 +156,7 @@ class RunReport:
         return {
             "schema": SCHEMA,
             "verdict": self.verdict(),
+            "waived": len(self.waived()),
             "alpha": self._settings.alpha,
             "started": self.started,
             "seconds": round(time.monotonic() - self._began, 1),
@@ -169,12 +171,16 @@ class RunReport:
 
     def verdict(self) -> str:
         """Return the verdict of the run: fail before undecided before pass; nothing compared is undecided."""
-        red = [entry["verdict"] for entry in self.verdicts if entry["required"] and _is_red(entry)]
+        red = [entry["verdict"] for entry in self.verdicts if entry["required"] and is_red(entry)]
         if "fail" in red or self.leaked:
             return "fail"
         if red or not self.verdicts or self.errors or self._required_skips():
             return "undecided"
         return "pass"
+
+    def waived(self) -> list[dict[str, Any]]:
+        """Return the red verdicts that do not count, since the user knows of them until a date."""
+        return [entry for entry in self.verdicts if entry["waived"]]
 
     def warnings(self) -> list[str]:
         """Return what a reader should know besides the verdicts."""
@@ -183,6 +189,9 @@ class RunReport:
         undecided = len(tolerated) - blessed
         found = [f"{blessed} verdicts left open: goldens were blessed, read them before you commit"] if blessed else []
         found += [f"{undecided} undecided verdicts tolerated (undecided = warn)"] if undecided else []
+        found += [
+            f"{entry['verdict']} of {entry['check']} {waiver_line(entry)}: {entry['id']}" for entry in self.waived()
+        ]
         found += self.told
         found += [f"engine processes survived their stop: {self.leaked}"] if self.leaked else []
         found += [
@@ -224,10 +233,6 @@ class RunReport:
         """Say whether the gate ran with engines and every test of it was skipped: a green would have seen nothing."""
         gate = any(entry["id"].startswith(GATE) for entry in self.skipped)
         return gate and bool(self._settings.engines) and not self.verdicts and not self._settings.plan
-
-
-def _is_red(entry: dict[str, Any]) -> bool:
-    return entry["verdict"] != "pass" and not entry["tolerated"]
 
 
 def _last_line(report: pytest.TestReport) -> str:

@@ -1,7 +1,7 @@
-"""What a GitHub Actions job shows of a run: a table on the job's page, and one annotation for each red verdict.
+"""What a GitHub Actions job shows of a run: a table on the job's page, and one annotation for each verdict of no pass.
 
 Formats: the job summary is the Markdown file that `GITHUB_STEP_SUMMARY` names; annotations are the workflow commands
-`::error` and `::warning` on standard output (GitHub documentation, "Workflow commands").
+`::error`, `::warning` and `::notice` on standard output (GitHub documentation, "Workflow commands").
 """
 
 from __future__ import annotations
@@ -10,16 +10,21 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..verdicts import is_red, waiver_line
 from .inert import inert
 
 _MOST = 10
-"""Annotations of a step that GitHub shows."""
+"""Annotations of a step that GitHub shows of each kind."""
 _MARK = {"pass": "✅", "fail": "❌", "undecided": "❔"}
 
 
 def step_summary(report: Mapping[str, Any]) -> str:
     """Return report.json as Markdown: the verdict, what changed, each check, and how to rerun what is red."""
-    lines = [f"## {_MARK[report['verdict']]} llmparity: {report['verdict']}", ""]
+    waived = sum(bool(check.get("waived")) for check in report["checks"])
+    lines = [
+        f"## {_MARK[report['verdict']]} llmparity: {report['verdict']}{f', {waived} waived' if waived else ''}",
+        "",
+    ]
     arms = [f"{_text(arm['id'])} ({_text(arm['kind'])} {_text(arm['version'])})" for arm in report["arms"]]
     lines += [f"{', '.join(arms)}; run profile {_text(report['run_profile'])}, {report['seconds']:.0f} s", ""]
     for title, checks in _by_pair(report["checks"]).items():
@@ -28,7 +33,7 @@ def step_summary(report: Mapping[str, Any]) -> str:
         lines += [f"- {_text(change)}" for change in changed]
         lines += ["", "| | check | verdict | measured | allowed |", "|---|---|---|---|---|"]
         for check in checks:
-            cells = (check["check"], check["why"], check["measured"], check["limit"])
+            cells = (check["check"], _why(check), check["measured"], check["limit"])
             lines.append(f"| {_MARK[check['verdict']]} | " + " | ".join(map(_text, cells)) + " |")
         lines.append("")
     for check in _red(report["checks"]):
@@ -40,19 +45,28 @@ def step_summary(report: Mapping[str, Any]) -> str:
 
 
 def workflow_commands(report: Mapping[str, Any]) -> list[str]:
-    """Return a workflow command for each red verdict, as many as GitHub shows of a step, worst first."""
+    """Return a workflow command for each red verdict, worst first, and for each waived one; as many as GitHub shows."""
     red = sorted(_red(report["checks"]), key=lambda check: check["verdict"] != "fail")
-    found = []
-    for check in red[:_MOST]:
-        arms = f"{check['candidate']} against {check['baseline']}" if check["baseline"] else check["candidate"]
-        kind = "error" if check["verdict"] == "fail" else "warning"
-        title = _property(f"{check['verdict']} {check['check']}: {arms}")
-        found.append(f"::{kind} title={title}::{_message(check['why'])}")
-    return found
+    waived = [check for check in report["checks"] if check.get("waived")]
+    return [
+        *(_annotation("error" if check["verdict"] == "fail" else "warning", check) for check in red[:_MOST]),
+        *(_annotation("notice", check) for check in waived[:_MOST]),
+    ]
+
+
+def _annotation(kind: str, check: Mapping[str, Any]) -> str:
+    arms = f"{check['candidate']} against {check['baseline']}" if check["baseline"] else check["candidate"]
+    title = _property(f"{check['verdict']} {check['check']}: {arms}")
+    return f"::{kind} title={title}::{_message(_why(check))}"
+
+
+def _why(check: Mapping[str, Any]) -> str:
+    """Return why a verdict is what it is, behind what is said of its waiver."""
+    return ". ".join(filter(None, (waiver_line(check), check["why"])))
 
 
 def _red(checks: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [check for check in checks if check["verdict"] != "pass" and not check["tolerated"]]
+    return [check for check in checks if is_red(check)]
 
 
 def _by_pair(checks: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:

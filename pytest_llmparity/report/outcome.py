@@ -6,7 +6,7 @@ import pytest
 
 from ..items import OPTIONAL, VERDICTS, is_gate, item_id, with_verdicts
 from ..secrets import Secrets
-from ..verdicts import Verdict
+from ..verdicts import Verdict, waiver_line
 
 _NOTHING = (
     "this test used an llm fixture and recorded no verdict: call a check such as llm_pair.forced_kl(), or "
@@ -60,6 +60,8 @@ def apply_verdicts(item: pytest.Item, call: pytest.CallInfo[None], report: pytes
         _make_red(item, report, red)
     elif not verdicts and report.passed:
         _fail(item, report, _NOTHING)
+    elif report.passed and (waived := [verdict for verdict in verdicts if verdict.waived is not None]):
+        _make_known(item, report, waived)
 
 
 def _forget_attempt(item: pytest.Function) -> None:
@@ -74,6 +76,8 @@ def hide_secrets(report: pytest.TestReport, secrets: Secrets) -> None:
     extra["llm_verdicts"] = secrets.redact_tree(getattr(report, "llm_verdicts", []))
     report.sections = [(title, secrets.redact(text)) for title, text in report.sections]
     report.user_properties = [(name, secrets.redact_tree(value)) for name, value in report.user_properties]
+    if hasattr(report, "wasxfail"):
+        extra["wasxfail"] = secrets.redact(str(report.wasxfail))
     reason = report.longrepr
     if isinstance(reason, tuple):
         path, line, text = reason
@@ -96,6 +100,13 @@ def _is_assertion(call: pytest.CallInfo[None]) -> bool:
 
 def _make_red(item: pytest.Function, report: pytest.TestReport, red: list[Verdict]) -> None:
     _fail(item, report, "\n\n".join(verdict.explain() for verdict in red))
+
+
+def _make_known(item: pytest.Function, report: pytest.TestReport, waived: list[Verdict]) -> None:
+    """Make the outcome what pytest has for a failure that is known of: `xfailed`, neither red nor a pass."""
+    _fail(item, report, "\n\n".join(verdict.explain() for verdict in waived))
+    report.outcome = "skipped"
+    vars(report)["wasxfail"] = "; ".join(f"{each.status} {each.check} {waiver_line(each.to_json())}" for each in waived)
 
 
 def _fail(item: pytest.Function, report: pytest.TestReport, text: str) -> None:

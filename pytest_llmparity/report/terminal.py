@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from ..durations import format_duration
+from ..verdicts import waiver_line
 from .inert import inert
 
 if TYPE_CHECKING:
@@ -39,15 +41,23 @@ def print_summary(terminal: pytest.TerminalReporter, report: RunReport) -> None:
         _write_line(terminal, "not covered: " + "; ".join(report.not_covered))
     if report.verdicts:
         verdict = report.verdict()
-        counts = ", ".join(
-            f"{sum(entry['verdict'] == status for entry in report.verdicts)} {status}"
-            for status in ("pass", "fail", "undecided")
-        )
-        _write_line(terminal, f"verdict: {verdict.upper()} ({counts})", bold=True, **_COLOURS[verdict])
+        colours = _COLOURS["undecided" if verdict == "pass" and report.waived() else verdict]
+        _write_line(terminal, f"verdict: {_in_words(verdict, report)}", bold=True, **colours)
     if report.written is not None:
         _write_line(terminal, f"report: {report.written}")
     if report.not_written is not None:
         _write_line(terminal, f"report: it could not be written: {report.not_written}", red=True)
+
+
+def _in_words(verdict: str, report: RunReport) -> str:
+    """Return the run's verdict and how many of each kind it is made of; a waived one is no pass."""
+    counts = [
+        f"{sum(entry['verdict'] == status for entry in report.verdicts)} {status}"
+        for status in ("pass", "fail", "undecided")
+    ]
+    waived = Counter(f"{entry['verdict']} waived until {entry['waived']['until']}" for entry in report.waived())
+    told = "; ".join([", ".join(counts), *(f"{count} {what}" for what, count in sorted(waived.items()))])
+    return f"{verdict.upper()}{f', {waived.total()} waived' if waived else ''} ({told})"
 
 
 def _write_line(terminal: pytest.TerminalReporter, text: str, **markup: bool) -> None:
@@ -100,6 +110,8 @@ def _print_check(terminal: pytest.TerminalReporter, entry: dict[str, Any]) -> No
     status = entry["verdict"]
     terminal.write(f"  {status.upper():<9} ", bold=True, **_COLOURS[status])
     _write_line(terminal, f"{entry['check']}: {entry['why']}")
+    if told := waiver_line(entry):
+        _write_line(terminal, f"            {told}", yellow=True)
     for label, key in (("measured", "measured"), ("allowed", "limit"), ("interval", "interval")):
         if entry[key]:
             _write_line(terminal, f"            {label:<9} {entry[key]}")

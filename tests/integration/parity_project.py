@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -194,6 +195,7 @@ class ParityProject:
             "launcher": [sys.executable, str(HF_DOUBLE)],
         }
         self._tables: dict[str, dict[str, Any]] = {"hf": reference}
+        self._waivers: list[dict[str, Any]] = []
         self._settings: dict[str, Any] = {"model": str(self.model), "run-profile": "smoke"}
         self._write()
 
@@ -219,6 +221,11 @@ class ParityProject:
     def server(self, name: str, **table: Any) -> None:
         """Add the table of a server that runs already."""
         self._tables[name] = table
+        self._write()
+
+    def waiver(self, **entry: Any) -> None:
+        """Add an entry of `[[tool.llmparity.waivers]]`."""
+        self._waivers.append(entry)
         self._write()
 
     def honest_pair(self) -> None:
@@ -320,6 +327,8 @@ class ParityProject:
         lines = ["[tool.llmparity]", *_toml_lines(self._settings)]
         for name, table in self._tables.items():
             lines += [f"[tool.llmparity.engines.{name}]", *_toml_lines(table)]
+        for entry in self._waivers:
+            lines += ["[[tool.llmparity.waivers]]", *_toml_lines(entry)]
         (self.folder / "pyproject.toml").write_text("\n".join(lines) + "\n")
 
 
@@ -335,7 +344,7 @@ def _toml_lines(table: Mapping[str, Any]) -> list[str]:
 def _toml(value: Any) -> str:
     if isinstance(value, dict):
         return "{ " + ", ".join(_toml_lines(value)) + " }"
-    return json.dumps(value)
+    return value.isoformat() if isinstance(value, date) else json.dumps(value)
 
 
 def _environment(process: psutil.Process) -> dict[str, str]:

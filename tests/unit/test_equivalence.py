@@ -338,6 +338,7 @@ class TestDefectsAndMisuse:
         verdict = compared(*captures, bits=True)
         assert verdict.status == "fail"
         assert verdict.why.startswith("vllm answered NaN")
+        assert not verdict.measured, "no waiver covers it"
         assert verdict.evidence[0].prompt == "chat-4"
 
     def test_captures_of_two_arms_are_refused(self):

@@ -223,6 +223,7 @@ class TestDefects:
         verdict = verdict_of(case, *captures)
         assert verdict.status == "fail"
         assert verdict.why.startswith(f"{arm} answered ")
+        assert not verdict.measured, "no waiver covers it"
         assert [evidence.prompt for evidence in verdict.evidence] == ["doc-4"]
 
     def test_both_arms_wrong_in_the_same_way_are_not_identical_and_fine(self, case):

@@ -8,6 +8,8 @@ import pytest
 
 from pytest_llmparity.report.github import step_summary, workflow_commands
 
+WAIVED = {"until": "2026-12-31", "reason": "ticket 123"}
+
 
 def check(name="forced_kl", verdict="pass", **changes):
     return {
@@ -59,6 +61,12 @@ class TestSummary:
         assert "    pytest --llm-engines=a,b 'x::y[b-vs-a]'" in page
         assert page.count("Rerun") == 1
 
+    def test_a_waived_verdict_is_shown_as_it_is(self):
+        page = step_summary(report(check(), check("greedy", "fail", waived=WAIVED)))
+        assert page.startswith("## ✅ llmparity: pass, 1 waived\n")
+        assert "| ❌ | greedy | waived until 2026-12-31&#58; ticket 123. as close to fp32 |" in page
+        assert "Rerun" not in page
+
     @pytest.mark.parametrize(
         "text",
         [
@@ -95,8 +103,24 @@ class TestAnnotations:
     def test_tolerated_and_green_are_not(self):
         assert workflow_commands(report(check(), check("greedy", "undecided", tolerated=True))) == []
 
+    def test_what_is_waived_is_a_notice(self):
+        found = workflow_commands(report(check("finish", "fail", waived=WAIVED), check("greedy", "undecided")))
+        assert found == [
+            "::warning title=undecided greedy%3A vllm-0.32.0 against vllm-0.31.0::as close to fp32",
+            "::notice title=fail finish%3A vllm-0.32.0 against vllm-0.31.0"
+            "::waived until 2026-12-31: ticket 123. as close to fp32",
+        ]
+
+    def test_a_waiver_that_does_not_cover_is_told_beside_the_verdict(self):
+        (line,) = workflow_commands(report(check(verdict="fail", unwaived="the waiver of forced_kl expired")))
+        assert line.endswith("::the waiver of forced_kl expired. as close to fp32")
+
     def test_no_more_than_github_shows(self):
-        assert len(workflow_commands(report(*[check(str(i), "fail") for i in range(30)]))) == 10
+        red, waived = ([check(str(i), "fail", waived=waiver) for i in range(30)] for waiver in (None, WAIVED))
+        assert [line.partition(" ")[0] for line in workflow_commands(report(*red, *waived))] == [
+            *["::error"] * 10,
+            *["::notice"] * 10,
+        ]
 
     def test_text_of_an_engine_gives_no_command(self):
         (line,) = workflow_commands(report(check(verdict="fail", why="x\n::set-output name=a::b\r\n::error::c 100%")))

@@ -27,4 +27,5 @@ def test_impossible_numbers_fail_in_every_mode(mode, value):
         verdict = check()
         assert verdict.status == "fail"
         assert "log-probabilit" in verdict.why
+        assert not verdict.measured, "no waiver covers it"
         assert verdict.evidence[0].prompt == "doc-2"

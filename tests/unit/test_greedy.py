@@ -104,6 +104,7 @@ class TestWithReference:
         verdict = verdict_of({7: (text(), with_values(text(), top_logprobs={(0, 1): np.nan}))})
         assert verdict.status == "fail"
         assert verdict.why.startswith("vllm answered NaN")
+        assert not verdict.measured, "no waiver covers it"
         assert verdict.evidence[0].prompt == "chat-7"
 
 

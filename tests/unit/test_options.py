@@ -153,9 +153,9 @@ class TestTable:
         assert str(tmp_path / "pyproject.toml") in complaint("[tool.llmparity\n")
 
     def test_no_file_and_no_table_are_empty(self, tmp_path):
-        assert read_table(tmp_path / "pyproject.toml") == ({}, {}, {})
+        assert read_table(tmp_path / "pyproject.toml") == ({}, {}, {}, [])
         (tmp_path / "pyproject.toml").write_text('[project]\nname = "x"\n')
-        assert read_table(tmp_path / "pyproject.toml") == ({}, {}, {})
+        assert read_table(tmp_path / "pyproject.toml") == ({}, {}, {}, [])
 
 
 class TestEngineTables:

@@ -75,6 +75,7 @@ def test_impossible_numbers_fail(case):
     broken = with_row(candidate.tokens, "chat-0", token_logprobs={0: float("nan")})
     verdict = compare(chosen(case, "a", 0.1, 1), Chosen(candidate.workload, broken, candidate.reference))
     assert verdict.status == "fail"
+    assert not verdict.measured, "no waiver covers it"
 
 
 def test_other_workloads_are_refused(case):

@@ -301,6 +301,7 @@ class TestDefects:
         for verdict in (decode_of(broken), rollout_of(case.decoded("hf", seed=1), broken)):
             assert verdict.status == "fail"
             assert verdict.why.startswith("reference answered " if role == "reference" else "vllm answered ")
+            assert not verdict.measured, "no waiver covers it"
             assert [evidence.prompt for evidence in verdict.evidence] == ["chat-4"]
 
     def test_both_records_wrong_in_the_same_way_are_not_identical_and_fine(self, case):
