@@ -50,15 +50,14 @@ def change_between(kinds: tuple[str, str], *, same_build: bool) -> Change:
 
 def default_margin(session: ParitySession, pair: ArmPair, check: str = "forced_kl") -> float:
     """Return the margin that applies to a check of a pair when a test names none."""
-    margin = margin_of(session, change_of(session, pair))
-    # Arms that answer different texts spread more.
-    at_least = ROLLOUT_MARGIN if check in ("rollout", "regret") and session.settings.margin is None else 0.0
-    return max(margin, at_least)
+    return margin_of(session, change_of(session, pair), check)
 
 
-def margin_of(session: ParitySession, change: Change) -> float:
-    """Return the margin of forced checks: the run's, else the run profile's, else that of what changed."""
+def margin_of(session: ParitySession, change: Change, check: str) -> float:
+    """Return the margin of a check: the run's, else the run profile's, else that of what changed."""
     settings = session.settings
     if settings.margin is not None:
         return settings.margin
-    return settings.sizes.margin if settings.sizes.margin is not None else change.margin
+    margin = settings.sizes.margin if settings.sizes.margin is not None else change.margin
+    # Arms that answer different texts spread more.
+    return max(margin, ROLLOUT_MARGIN if check in ("rollout", "regret") else 0.0)

@@ -167,6 +167,14 @@ OPTIONS: tuple[Option, ...] = (
         None,
         "MODE",
     ),
+    Option(
+        "golden-exact",
+        "whether a golden records which documents repeat themselves bit by bit over restarts of the engine that is "
+        "blessed, so that any change of an unchanged build is called: true, false (default: by the run profile)",
+        boolean,
+        None,
+        "BOOL",
+    ),
     Option("golden-dir", "folder of the goldens (default: golden in the rootdir)", a_path, None, "DIR"),
     Option("keep", "leave engines warm for this long after their last use, e.g. 30m", duration, None, "TIME"),
     Option("installer", "makes managed environments: pip or uv", one_of("pip", "uv"), "pip"),
@@ -198,6 +206,7 @@ class Settings:
     toggles: tuple[str, ...]
     undecided: Undecided
     golden: GoldenMode | None
+    golden_exact: bool
     golden_dir: Path
     keep: float | None
     installer: Literal["pip", "uv"]
@@ -246,8 +255,9 @@ def load_settings(
     known = {field.name for field in fields(Settings)}
     given = {key: value for key, value in values.items() if key in known}
     given["golden_dir"] = given["golden_dir"] or root / "golden"
-    waivers = waivers_from_tables(waiver_tables, today())
-    return Settings(**given, tables=tables, sizes=profiles[values["run_profile"]], waivers=waivers)
+    sizes = profiles[values["run_profile"]]
+    given["golden_exact"] = sizes.exact if given["golden_exact"] is None else given["golden_exact"]
+    return Settings(**given, tables=tables, sizes=sizes, waivers=waivers_from_tables(waiver_tables, today()))
 
 
 def _first_given(option: Option, sources: tuple[tuple[str, object], ...]) -> Any:

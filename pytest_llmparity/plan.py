@@ -173,6 +173,9 @@ GOLDEN_CHECKS: Mapping[str, Check] = {
     "local_defects": _against_golden(PAIR_CHECKS["local_defects"]),
     "vocabulary": _against_golden(PAIR_CHECKS["vocabulary"]),
     "greedy": _against_golden(PAIR_CHECKS["greedy"], _OWN_FORCED),
+    "rollout": Check(  # and the arm's own decoding
+        _decoded("candidate", "candidate", "candidate-forced", "reference"), statistical=2, needs=("generate", "score")
+    ),
 }
 """Checks of an arm against its golden; the forced scores of `greedy` say what a tie is when it is blessed."""
 GOLDEN_ALONE = ("prompt_ids", "finish")

@@ -17,7 +17,8 @@ class RunProfile:
     `prompts` greedy prompts of `max_tokens` tokens, `rollouts` prompts of `rollout_tokens` tokens that the
     `deployed` profile decodes under load (0: that profile is not run at all). `long` further documents have
     `long_context` tokens before the scored ones; with `vocabulary`, each token id is scored, twice. `margin` is
-    relative to the floor, None: by what changed.
+    relative to the floor, None: by what changed. With `exact`, an engine that is blessed is restarted
+    for the exact tier.
     """
 
     documents: int
@@ -30,6 +31,7 @@ class RunProfile:
     long: int = 0
     long_context: int = 1024
     vocabulary: bool = False
+    exact: bool = False
 
     @property
     def deployed(self) -> bool:
@@ -40,7 +42,15 @@ class RunProfile:
 RUN_PROFILES: Mapping[str, RunProfile] = {
     "smoke": RunProfile(documents=32, length=64, prompts=16, max_tokens=32, margin=0.50),
     "ci": RunProfile(
-        documents=256, length=128, prompts=64, max_tokens=64, margin=None, rollouts=64, long=32, long_context=896
+        documents=256,
+        length=128,
+        prompts=64,
+        max_tokens=64,
+        margin=None,
+        rollouts=64,
+        long=32,
+        long_context=896,
+        exact=True,
     ),
     "release": RunProfile(
         documents=512,
@@ -53,6 +63,7 @@ RUN_PROFILES: Mapping[str, RunProfile] = {
         long=32,
         long_context=1856,
         vocabulary=True,
+        exact=True,
     ),
 }
 
@@ -67,6 +78,7 @@ _PROFILE_KEYS: Mapping[str, Callable[[object], Any]] = {
     "long": whole_number(0, 100_000),
     "long-context": whole_number(1, 100_000),
     "vocabulary": boolean,
+    "exact": boolean,
     "margin": number(0, 10),
 }
 

@@ -7,7 +7,7 @@ asked for that the store does not hold; then the arm starts once and makes all i
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -290,6 +290,24 @@ class ParitySession:
         """Return the name under which `llmparity compare` finds a capture: in the store, or the file of a recording."""
         recorded = self.roster.recorded(request.arm)
         return CaptureStore.name_of(capture) if recorded is None else str(recorded.path_of(capture))
+
+    def ask_in_new_starts(self, arm: Arm, source: PromptSource, workloads: Iterable[Workload]) -> Iterator[Capture]:
+        """Yield what an arm answers to each workload, never from the store, each in a start of its own.
+
+        It ends early where the arm is not started but attached to: an engine that was left warm.
+
+        Raises:
+            ArmUnavailable: when the arm cannot be started or broke.
+        """
+        for workload in workloads:
+            try:
+                with self.runs.use(arm, self.workloads(source).vocabulary) as engine:
+                    if not engine.started_here:
+                        return
+                    capture = self.runs.make(engine, workload)
+            except EngineLost as error:
+                raise self.runs.fail(arm, error) from error
+            yield capture
 
     def manifest(self) -> Manifest | None:
         """Return what the workloads of this run cover; None if nothing was prepared."""

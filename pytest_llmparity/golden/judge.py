@@ -3,67 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
 from ..parity.forced import ANCHOR, ANCHOR_MARGIN, SUMMED, ForcedDocuments, judge_forced
 from ..parity.greedy import Divergence, sort_divergences, verdict_on_flips
-from ..parity.local_defects import Limits, Suspect, document_ratio, limits_of, verdict_on_suspects
 from ..parity.paired import identity_figures, judge_identity, sum_by_unit
+from ..parity.rollout import OwnText, judge_own_texts
 from ..parity.sharpness import Slopes, judge_slopes
 from ..parity.strata import LATER, judge_strata
-from ..stats.kernel import Levels
 from ..verdicts import Evidence, Verdict
 from ..workloads.coverage import kinds_of
-from ..workloads.model import Prompt, Workload
-from ..workloads.vocabulary import Vocabulary
-from .summary import VOCABULARY, DocumentSummary, TextSummary
-from .text import Golden
+from ..workloads.model import Prompt
+from .held import Held, settled
+from .local import judge_local
+from .summary import VOCABULARY, DocumentSummary, RolloutSummary, TextSummary
 
 _SHOWN = 3
 
 
-@dataclass(frozen=True, eq=False)
-class Held:
-    """An arm's answers now, summarised as the golden is, and the golden they are held against."""
-
-    workload: Workload
-    golden: Golden
-    now: Golden
-    arm: str
-    margin: float
-    slope_limit: float
-    levels: Levels
-    vocabulary: Vocabulary
-
-    @property
-    def arms(self) -> tuple[str, str]:
-        """Baseline and candidate, by name."""
-        return self.golden.name, self.arm
-
-    @property
-    def same_build(self) -> bool:
-        """Whether the arm is what the golden was made with, to all that is known of both."""
-        return self.golden.launch == self.now.launch
-
-    @property
-    def own_capture(self) -> bool:
-        """Whether the answers are those the golden was made of, from the store: nothing was asked."""
-        return self.same_build and self.golden.capture == self.now.capture
-
-    @property
-    def changed_bits(self) -> list[str]:
-        """Prompts whose ids or log-probabilities are other bits than the golden's."""
-        pairs = zip(self.golden.rows, self.now.rows, strict=True)
-        return [before.prompt for before, after in pairs if before.bits != after.bits]
-
-
 def forced_kl(held: Held) -> Verdict:
     """Return whether the arm is further from fp32 than the golden, as `parity.forced.compare_forced`."""
-    if (settled := _identical("forced_kl", held)) is not None:
-        return settled
+    if (found := settled("forced_kl", held)) is not None:
+        return found
     return _forced(held, _documents(held), held.margin)
 
 
@@ -81,8 +45,8 @@ def anchor(held: Held) -> Verdict:
 
 def strata(held: Held) -> Verdict:
     """Return the worst verdict over kinds of documents and later halves, as `parity.strata.compare_strata`."""
-    if (settled := _identical("strata", held)) is not None:
-        return settled
+    if (found := settled("strata", held)) is not None:
+        return found
     members: dict[str, list[Prompt]] = {}
     for prompt in held.workload.prompts:
         for name in kinds_of(prompt):
@@ -97,8 +61,8 @@ def strata(held: Held) -> Verdict:
 
 def sharpness(held: Held) -> Verdict:
     """Return whether the arm is as sharp as the golden, as `parity.sharpness.compare_sharpness`."""
-    if (settled := _identical("sharpness", held)) is not None:
-        return settled
+    if (found := settled("sharpness", held)) is not None:
+        return found
     units = [prompt.unit for prompt in held.workload.prompts]
     rows = [
         [before.covariance, after.covariance, (before.variance + after.variance) / 2]
@@ -122,61 +86,31 @@ def greedy(held: Held) -> Verdict:
     return verdict_on_flips(flips, held.arms, ids, held.vocabulary, "the golden's")
 
 
-def _local(check: str, *, documents: bool) -> Callable[[Held], Verdict]:
-    def judge(held: Held) -> Verdict:
-        """Return whether a document or a token stands out, by the limits of `parity.local_defects`.
+def rollout(held: Held) -> Verdict:
+    """Return whether what the arm decodes under load is further from fp32 than the golden's, as `parity.rollout`.
 
-        What does is `undecided`: a golden cannot be asked again, a comparison with an engine that runs can.
-        """
-        if (settled := _identical(check, held)) is not None:
-            return settled
-        pairs = list(zip(held.golden.documents, held.now.documents, strict=True))
-        ratios = [document_ratio(before.kl, after.kl, after.tokens) for before, after in pairs] if documents else []
-        furthest = max(before.off for before, _ in pairs)
-        limits = limits_of(ratios, furthest)
-        found = [
-            _standing_out(prompt, *pair, ratios[i] if documents else 0.0, limits, held.vocabulary)
-            for i, (prompt, pair) in enumerate(zip(held.workload.prompts, pairs, strict=True))
-        ]
-        suspects = sorted(filter(None, found), key=lambda suspect: -suspect.size)
-        things = "documents and none of their tokens" if documents else "documents of ids"
-        why = f"none of {len(pairs)} {things} stands out"
-        if suspects:
-            names = ", ".join(each.prompt for each in suspects[:_SHOWN])
-            why = f"{len(suspects)} documents stand out ({names}); a run beside that engine asks them again"
-        tokens = sum(after.tokens for _, after in pairs)
-        return verdict_on_suspects(
-            check,
-            held.arms,
-            ("undecided" if suspects else "pass", why),
-            suspects,
-            limits,
-            furthest=(furthest, max(after.off for _, after in pairs)),
-            ratios=ratios,
-            power=f"any one of {len(pairs)} documents or {tokens} tokens beyond the limit; what is in none is not seen",
-            compared=(len(pairs), tokens),
-            yardstick="golden",
-        )
-
-    return judge
+    Whether its decoding is as good as its own scores is the check `decode` of the arm alone.
+    """
+    told = partial(Verdict, "rollout", baseline=held.golden.name, candidate=held.arm)
+    pairs = list(zip(held.workload.prompts, held.golden.rollouts, held.now.rollouts, strict=True))
+    if silent := [before.prompt for _, before, after in pairs if before.kl and not after.kl]:
+        why = f"{len(silent)} prompts that the golden answers are answered with no token: {', '.join(silent[:_SHOWN])}"
+        return told("fail", why=why)
+    both = [(_own_text(prompt, before), _own_text(prompt, after)) for prompt, before, after in pairs if before.kl]
+    documents, tokens = len({one.prompt.unit for one, _ in both}), sum(len(row.kl) for row in held.now.rollouts)
+    verdict = partial(told, prompts=len(both), tokens=tokens)
+    if not held.changed_bits:
+        status, why = judge_identity(tokens, documents)
+        power, figures = f"any change of any of {tokens} distributions", identity_figures(held.levels)
+        return verdict(status, why=why, measured="R = 1 exactly", power=power, figures=figures)
+    if documents < 2:
+        return verdict("undecided", why="one answer or none: nothing can be said about the spread between documents")
+    return judge_own_texts(both, held.arms, margin=held.margin, levels=held.levels, dtype=held.golden.key.dtype)
 
 
-def _standing_out(
-    prompt: Prompt,
-    before: DocumentSummary,
-    after: DocumentSummary,
-    ratio: float,
-    limits: Limits,
-    vocabulary: Vocabulary,
-) -> Suspect | None:
-    if after.off > limits.token:
-        token = vocabulary.piece(prompt.ids[prompt.scored_from + after.off_at])
-        text = f"forced token {token}: {after.off:.3f} nat off fp32; the golden's furthest here {before.off:.3f}"
-        return Suspect(prompt.id, after.off_at, after.off / limits.token, text)
-    if ratio <= limits.ratio:
-        return None
-    text = f"R = {ratio:.1f} on this document: {after.kl:.4f} nat from fp32, golden {before.kl:.4f}"
-    return Suspect(prompt.id, after.worst_at, ratio / limits.ratio, f"{text}; most of it here, {after.worst_kl:.4f}")
+def _own_text(prompt: Prompt, row: RolloutSummary) -> OwnText:
+    kl = np.asarray(row.kl, np.float64)
+    return OwnText(prompt, kl, np.full(kl.shape, row.overlap))
 
 
 CHECKS: Mapping[str, Callable[[Held], Verdict]] = {
@@ -184,27 +118,12 @@ CHECKS: Mapping[str, Callable[[Held], Verdict]] = {
     "anchor": anchor,
     "strata": strata,
     "sharpness": sharpness,
-    "local_defects": _local("local_defects", documents=True),
-    "vocabulary": _local(VOCABULARY, documents=False),
+    "local_defects": partial(judge_local, check="local_defects"),
+    "vocabulary": partial(judge_local, check=VOCABULARY),
     "greedy": greedy,
+    "rollout": rollout,
 }
 """What `plan.GOLDEN_CHECKS` do with a golden."""
-
-
-def _identical(check: str, held: Held) -> Verdict | None:
-    """Return the verdict where nothing differs, or nothing can be told from the spread between documents."""
-    documents, tokens = len({prompt.unit for prompt in held.workload.prompts}), held.workload.tokens
-    verdict = partial(
-        Verdict, check, baseline=held.golden.name, candidate=held.arm, prompts=len(held.workload.prompts), tokens=tokens
-    )
-    if not held.changed_bits:
-        status, why = judge_identity(tokens, documents)
-        power, figures = f"any change of any of {tokens} distributions", identity_figures(held.levels)
-        return verdict(status, why=why, measured="R = 1 exactly", power=power, figures=figures)
-    if documents < 2:
-        why = "one document or none: nothing can be said about the spread between documents"
-        return verdict("undecided", why=why)
-    return None
 
 
 def _forced(held: Held, documents: ForcedDocuments, margin: float) -> Verdict:

@@ -15,12 +15,20 @@ from ..engines.launch_key import LaunchKey
 from ..options import GoldenMode
 from ..parity.finish import compare_finish
 from ..parity.greedy import tie_limit, tie_movements
+from ..plan import ROLLOUT
 from ..workloads.model import Workload
 from .errors import GoldenUnreadable, NotHealthy
 from .key import GoldenKey
 from .shelf import GoldenShelf, shown
-from .summary import DocumentSummary, TextSummary, summarise_scores, summarise_texts
-from .text import Golden, Row
+from .summary import (
+    DocumentSummary,
+    RolloutSummary,
+    TextSummary,
+    summarise_rollouts,
+    summarise_scores,
+    summarise_texts,
+)
+from .text import Golden, Row, Stable
 
 _FINGERPRINT = ("kind", "version", "profile", "dtype", "arguments", "environment", "machine", "checkpoint")
 _DISTRIBUTIONS = ("torch", "vllm", "transformers", "tokenizers", "triton", "flash", "tensorrt", "xformers", "nvidia")
@@ -67,8 +75,8 @@ class Goldens:
                 found.append(path)
         return found
 
-    def bless(self, golden: Golden, before: Golden | None) -> Path:
-        """Write a golden, once a run; what was blessed first stays as it was.
+    def bless(self, golden: Golden, before: Golden | None, stable: Callable[[], Stable | None]) -> Path:
+        """Write a golden, once a run; what was blessed first stays as it was. `stable` finds out what repeats itself.
 
         Raises:
             GoldenNotWritten: when the folder cannot be written.
@@ -77,7 +85,7 @@ class Goldens:
         if path not in self._written:
             self._found.setdefault(path, before)
             kept = golden if before is None else replace(golden, first=before.first, first_version=before.first_version)
-            self._written.add(self.shelf.put(kept))
+            self._written.add(self.shelf.put(replace(kept, stable=stable())))
         return path
 
     def summary(self, of: tuple[str, str], make: Callable[[], Golden]) -> Golden:
@@ -108,6 +116,10 @@ def summarised(
         rows: tuple[Row, ...] = tuple(documents)
         first = {row.prompt: row.kl for row in documents}
         figures = {"bounded": float(arm.arrays.bounded.sum()), "own_error": own_error(reference.fingerprint)}
+    elif workload.name == ROLLOUT:
+        assert reference is not None
+        decoded = summarise_rollouts(workload, arm, reference)
+        rows = tuple(RolloutSummary.from_json(row.to_json()) for row in decoded)
     else:
         rows = tuple(TextSummary.from_json(row.to_json()) for row in summarise_texts(workload, arm))
     return Golden(
@@ -115,7 +127,7 @@ def summarised(
         workload=workload.name,
         made_of=made_of,
         digest=workload.digest,
-        kind=workload.kind,
+        kind=ROLLOUT if workload.name == ROLLOUT else workload.kind,
         version=str(arm.fingerprint.get("version", "unknown")),
         launch=launch.digest,
         capture=f"{arm.run}/{arm.draw}",

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..captures.model import NO_ID, Capture, Scored
-from ..parity.divergence import Floats, measure
+from ..parity.divergence import Floats, distance, measure
 from ..parity.greedy import DEFECT_GAP
 from ..parity.local_defects import token_errors
 from ..parity.sharpness import covariance
@@ -108,6 +108,32 @@ class TextSummary:
         return known.get(NO_ID, math.nextafter(DEFECT_GAP, math.inf)), True
 
 
+@dataclass(frozen=True)
+class RolloutSummary:
+    """One answer decoded under load: how far from fp32 each of its tokens was, in nats with 3 digits, and its text.
+
+    `overlap` is the mean share of the reference's best ids that the arm lists. An answer of no token has no `kl`.
+    """
+
+    prompt: str
+    kl: tuple[float, ...]
+    overlap: float
+    finish_reason: str | None
+    text: str | None
+    bits: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return asdict(self) | {"kl": list(self.kl)}
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> RolloutSummary:
+        """Return the answer that `to_json` described; raises TypeError, ValueError or KeyError for anything else."""
+        kl = tuple(_typed("kl", value, float) for value in entry["kl"])
+        told = {name: entry[name] for name in ("finish_reason", "text")}
+        return cls(str(entry["prompt"]), kl, _typed("overlap", entry["overlap"], float), **told, bits=entry["bits"])
+
+
 def summarise_scores(workload: Workload, reference: Capture, arm: Capture) -> list[DocumentSummary]:
     """Return the documents of a scored workload, in its order, as an arm scored them.
 
@@ -115,7 +141,8 @@ def summarise_scores(workload: Workload, reference: Capture, arm: Capture) -> li
     """
     off = token_errors(arm, reference, least=workload.name == VOCABULARY)
     return [
-        _document(prompt.id, reference.scored(i), arm.scored(i), off[i]) for i, prompt in enumerate(workload.prompts)
+        summarise_document(prompt.id, reference.scored(i), arm.scored(i), off[i])
+        for i, prompt in enumerate(workload.prompts)
     ]
 
 
@@ -136,6 +163,20 @@ def summarise_texts(workload: Workload, arm: Capture) -> list[TextSummary]:
     ]
 
 
+def summarise_rollouts(workload: Workload, arm: Capture, reference: Capture) -> list[RolloutSummary]:
+    """Return what an arm decoded, in the workload's order; `reference` scored the answers that have tokens."""
+    rows = []
+    for prompt, (answer, decoded) in zip(workload.prompts, arm.rows(), strict=True):
+        kl, overlap = np.zeros(0), np.ones(1)
+        if len(decoded.token_ids):
+            kl, overlap = distance(reference.scored(reference.position(prompt.id)), decoded)
+        text = None if workload.private or answer.text is None else _encodable(answer.text)
+        short = tuple(_rounded(float(value), 3) for value in kl)
+        share = _rounded(float(overlap.mean()))
+        rows.append(RolloutSummary(prompt.id, short, share, answer.finish_reason, text, bits_of(decoded)))
+    return rows
+
+
 def bits_of(scored: Scored) -> str:
     """Return a digest of all ids and log-probabilities, 64 bits of SHA-256 in hexadecimal."""
     digest = hashlib.sha256()
@@ -150,7 +191,8 @@ def bits_of(scored: Scored) -> str:
     return digest.hexdigest()[:_BITS]
 
 
-def _document(prompt: str, reference: Scored, arm: Scored, off: Floats) -> DocumentSummary:
+def summarise_document(prompt: str, reference: Scored, arm: Scored, off: Floats) -> DocumentSummary:
+    """Return one document; `off` is how far its forced tokens are off the reference, nats, (T,)."""
     found = measure(reference, arm, arm)
     kl, tokens = found.kl_candidate, len(found.kl_candidate)
     half = tokens // 2
@@ -196,8 +238,8 @@ def _encodable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def _rounded(value: Any) -> Any:
-    return float(f"{value:.7g}") if isinstance(value, float) else value
+def _rounded(value: Any, digits: int = 7) -> Any:
+    return float(f"{value:.{digits}g}") if isinstance(value, float) else value
 
 
 _FIELDS = {

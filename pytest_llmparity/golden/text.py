@@ -7,31 +7,40 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from .errors import GoldenUnreadable
 from .key import GoldenKey
-from .summary import DocumentSummary, TextSummary
+from .summary import DocumentSummary, RolloutSummary, TextSummary
 
 FORMAT = 1
 LIMIT = 200_000
 """Bytes a file may have; a golden of more prompts is in several."""
 
-Row = DocumentSummary | TextSummary
+Row = DocumentSummary | TextSummary | RolloutSummary
 _ROOM = 8_000
+
+
+@dataclass(frozen=True)
+class Stable:
+    """Documents that one build answered with the same bits in each of several starts."""
+
+    starts: int
+    prompts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Golden:
     """What one arm answered to one workload when somebody blessed it.
 
-    `made_of` are the prompts and the run profile by name. `kind` is what its rows are: `score` (DocumentSummary) or
-    `generate` (TextSummary). `fingerprint` is the engine's, as far as it explains differences; `launch` is the digest
-    of its launch key, `capture` names the very capture. `figures` are those of the whole capture: `bounded` tokens,
-    `own_error` of the reference (nats a token), `tie_limit` (nats). `first` are the sums of KL from fp32, by prompt,
-    of what was blessed first, and `first_version` its version: later blessings cannot move them.
+    `made_of` are the prompts and the run profile by name. `kind` is what its rows are: `score` (DocumentSummary),
+    `generate` (TextSummary) or `rollout` (RolloutSummary). `fingerprint` is the engine's, as far as it explains
+    differences; `launch` is the digest of its launch key, `capture` names the very capture. `figures` are those of the
+    whole capture: `bounded` tokens, `own_error` of the reference (nats a token), `tie_limit` (nats). `first` are the
+    sums of KL from fp32, by prompt, of what was blessed first, and `first_version` its version: later blessings cannot
+    move them. `stable` is for the exact tier; None where that was not recorded.
     """
 
     key: GoldenKey
@@ -48,6 +57,7 @@ class Golden:
     rows: tuple[Row, ...]
     first_version: str = ""
     first: Mapping[str, float] | None = None
+    stable: Stable | None = None
 
     @property
     def documents(self) -> tuple[DocumentSummary, ...]:
@@ -58,6 +68,11 @@ class Golden:
     def texts(self) -> tuple[TextSummary, ...]:
         """The rows of a generated workload."""
         return tuple(row for row in self.rows if isinstance(row, TextSummary))
+
+    @property
+    def rollouts(self) -> tuple[RolloutSummary, ...]:
+        """The rows of what was decoded under load."""
+        return tuple(row for row in self.rows if isinstance(row, RolloutSummary))
 
     @property
     def name(self) -> str:
@@ -99,6 +114,7 @@ def loads(texts: Sequence[str], where: str) -> Golden:
             rows=tuple(_row(about["kind"], row) for row in rows),
             **{name: about[name] for name in _ABOUT},
             first=first["first"],
+            stable=None if first["stable"] is None else _stable(first["stable"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise GoldenUnreadable(f"{where}: {type(error).__name__}: {error}") from error
@@ -113,6 +129,7 @@ _ABOUT = (
 def _document(golden: Golden, lines: Sequence[str], part: int, parts: int) -> str:
     about: dict[str, Any] = {"key": golden.key.to_json(), **{name: getattr(golden, name) for name in _ABOUT}}
     first = None if golden.first is None else dict(golden.first) if part == 1 else {}
+    stable = None if golden.stable is None or part > 1 else asdict(golden.stable)
     return "\n".join(
         [
             "{",
@@ -121,7 +138,8 @@ def _document(golden: Golden, lines: Sequence[str], part: int, parts: int) -> st
             f' "parts": {parts},',
             f' "about": {_indented(about)},',
             f' "first": {_line(first)},',
-            f' "sha256": "{_digest(about, first, lines)}",',
+            f' "stable": {_line(stable)},',
+            f' "sha256": "{_digest(about, first, stable, lines)}",',
             ' "rows": [',
             ",\n".join(f"  {line}" for line in lines),
             " ]",
@@ -144,10 +162,11 @@ def _checked(text: str, where: str) -> dict[str, Any]:
         raise GoldenUnreadable(
             f"{where}: of format {found['format']}, this pytest-llmparity reads {FORMAT}: install a newer one"
         )
-    missing = {"part", "parts", "about", "first", "sha256", "rows"} - found.keys()
+    missing = {"part", "parts", "about", "first", "stable", "sha256", "rows"} - found.keys()
     if missing or not isinstance(found["rows"], list) or not isinstance(found["about"], dict):
         raise GoldenUnreadable(f"{where}: no golden: it has no {', '.join(sorted(missing)) or 'rows'}")
-    if found["sha256"] != _digest(found["about"], found["first"], [_line(row) for row in found["rows"]]):
+    lines = [_line(row) for row in found["rows"]]
+    if found["sha256"] != _digest(found["about"], found["first"], found["stable"], lines):
         raise GoldenUnreadable(
             f"{where}: was changed since it was written (its digest is another); restore it, or bless it anew with "
             "--llm-golden=fix"
@@ -156,11 +175,20 @@ def _checked(text: str, where: str) -> dict[str, Any]:
 
 
 def _row(kind: str, entry: Mapping[str, Any]) -> Row:
-    return DocumentSummary.from_json(entry) if kind == "score" else TextSummary.from_json(entry)
+    rows: dict[str, Callable[[Mapping[str, Any]], Row]] = {
+        "score": DocumentSummary.from_json,
+        "generate": TextSummary.from_json,
+        "rollout": RolloutSummary.from_json,
+    }
+    return rows[kind](entry)
 
 
-def _digest(about: object, first: object, lines: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join([_line(about), _line(first), *lines]).encode()).hexdigest()
+def _stable(entry: Mapping[str, Any]) -> Stable:
+    return Stable(int(entry["starts"]), tuple(str(prompt) for prompt in entry["prompts"]))
+
+
+def _digest(about: object, first: object, stable: object, lines: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join([_line(about), _line(first), _line(stable), *lines]).encode()).hexdigest()
 
 
 def _line(value: object) -> str:

@@ -1,19 +1,18 @@
 """The exact tier: on an unchanged build, what never changed must not change.
 
-Some faults are smaller than honest variation; no statistics on distances can call them. But an engine that answered a
-document with the same bits r times, and then r times otherwise, has changed: where r = ceil(log4(3 N / alpha)) for N
-documents, that happens by chance in at most alpha / 3 of runs, however often the engine flickers (docs/statistics.md).
+Some faults are smaller than honest variation; no statistics on distances can call them. But a build that answered a
+document with the same bits in r starts, and then otherwise in r starts, has changed: where r = ceil(log4(3 N / alpha))
+for N documents, that happens by chance in at most alpha / 3 of runs, however often the engine flickers
+(docs/statistics.md).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-from ..captures.model import Capture, Scored
 from ..verdicts import Evidence, Status, Verdict
-from ..workloads.model import Workload
-from .identity import CapturesDiffer, engine_defects, require_comparable, same_bits
 
 CHECK = "exact"
 _SHOWN = 3
@@ -23,7 +22,8 @@ def repeats(documents: int, alpha: float) -> int:
     """Return r, how often a document must have agreed, and then differed, for a change to be called.
 
     P(r alike, then r others | unchanged) <= (q (1 - q))^r <= 4^-r for any chance q of a flicker; over N documents at
-    most alpha / 3 needs r = ceil(log4(3 N / alpha)), and never fewer than 2.
+    most alpha / 3 needs r = ceil(log4(3 N / alpha)), and never fewer than 2. What one start does to all documents (a
+    kernel that is chosen anew each time) is one such document, so the r have to be starts.
 
     Raises:
         ValueError: for no documents, or an alpha outside (0, 1).
@@ -33,88 +33,83 @@ def repeats(documents: int, alpha: float) -> int:
     return max(2, math.ceil(math.log(3 * documents / alpha, 4)))
 
 
-def compare_exact(workload: Workload, before: Sequence[Capture], after: Sequence[Capture], *, alpha: float) -> Verdict:
+@dataclass(frozen=True)
+class Repeats:
+    """What starts of one build answered to `documents` documents.
+
+    `others` counts, for each document that was the same in all of the `before` starts when it was blessed, in how many
+    of the `after` starts of now it is another. `tokens` are those of all documents.
+    """
+
+    documents: int
+    tokens: int
+    before: int
+    after: int
+    others: Mapping[str, int]
+
+    @property
+    def moved(self) -> list[str]:
+        """Documents that were another in at least one start of now."""
+        return [prompt for prompt, count in self.others.items() if count]
+
+    @property
+    def changed(self) -> list[str]:
+        """Documents that were another in every start of now."""
+        return [prompt for prompt, count in self.others.items() if count == self.after]
+
+
+def judge_exact(found: Repeats, arms: tuple[str, str], *, alpha: float) -> Verdict:
     """Return whether a build answers as it used to, bit by bit, wherever it used to repeat itself.
 
-    `before` are recordings of one build over restarts and other batches, `after` what it answers now, the first of
-    them made first and more where documents differ. A document is *stable* when all recordings agree. A stable document
-    that differs in all of r captures is a `fail: changed`; one that differs in fewer says nothing yet. Documents that
-    were not stable are not judged.
+    A document that is another in all of r starts is a `fail`; one that came back in one of them only flickers. With
+    fewer starts on either side nothing is told of those that differ. Documents that did not repeat themselves when
+    they were blessed are not judged.
 
     Raises:
-        CapturesDiffer: when there is nothing on one side, the builds are not the same (launch keys), or the captures
-            are not of this workload.
-        ValueError: for an alpha outside (0, 1).
+        ValueError: for no documents, or an alpha outside (0, 1).
     """
-    if not before or not after:
-        raise CapturesDiffer("the exact tier needs at least one recording and one new capture")
-    require_comparable(workload, [*before, *after])
-    builds = {str(capture.fingerprint.get("launch_key")) for capture in (*before, *after)}
-    if len(builds) > 1:
-        raise CapturesDiffer(f"the exact tier is for one build, found {len(builds)} launch keys; bits change honestly")
-    names = before[0].arm, after[0].arm
-    if defects := engine_defects(*after):
-        return Verdict(CHECK, "fail", *names, defects[0].text, evidence=tuple(defects))
-    count = len(workload.prompts)
-    needed = repeats(max(count, 1), alpha)
-    stable = [i for i in range(count) if _agree([capture.scored(i) for capture in before])]
-    differing = {i: sum(not same_bits(before[0].scored(i), capture.scored(i)) for capture in after) for i in stable}
-    changed = [i for i in stable if differing[i] == len(after) >= needed and len(before) >= needed]
-    moved = [i for i in stable if differing[i]]
-    status, why = _judge(count, stable, moved, changed, needed=needed, before=len(before), after=len(after))
+    needed = repeats(found.documents, alpha)
+    enough = min(found.before, found.after) >= needed
+    status, why = _judge(found, needed, enough=enough)
+    stable = len(found.others)
     return Verdict(
         CHECK,
         status,
-        *names,
+        *arms,
         why,
-        measured=f"{len(stable) - len(moved)} of {len(stable)} stable documents bit-identical; "
-        f"{count - len(stable)} of {count} were not stable",
-        limit=f"no stable document differs in {needed} captures of {needed}",
-        power=f"any change of any bit of {len(stable)} documents, if it is there every time",
-        prompts=count,
-        tokens=after[0].tokens,
-        evidence=tuple(
-            _evidence(workload.prompts[i].id, before[0].scored(i), after[0].scored(i)) for i in changed[:_SHOWN]
-        ),
+        measured=f"{stable - len(found.moved)} of {stable} documents that repeated themselves have the same bits",
+        limit=f"none of them has other bits in {needed} starts of {needed}",
+        power=f"any change of any bit of {stable} documents, if it is there in every start"
+        + (f"; {found.documents - stable} did not repeat themselves" if stable < found.documents else ""),
+        prompts=found.documents,
+        tokens=found.tokens,
+        evidence=tuple(Evidence(prompt, "other bits in every start") for prompt in found.changed[:_SHOWN])
+        if status == "fail"
+        else (),
         figures={
-            "stable": len(stable),
-            "moved": [workload.prompts[i].id for i in moved],
-            "changed": [workload.prompts[i].id for i in changed],
-            "repeats_needed": needed,
-            "recordings": len(before),
-            "captures": len(after),
+            "stable": stable,
+            "moved": found.moved,
+            "changed": found.changed if enough else [],
+            "starts_needed": needed,
+            "starts_before": found.before,
+            "starts_now": found.after,
         },
     )
 
 
-def _agree(rows: Sequence[Scored]) -> bool:
-    return all(same_bits(rows[0], row) for row in rows[1:])
-
-
-def _judge(
-    count: int,
-    stable: Sequence[int],
-    moved: Sequence[int],
-    changed: Sequence[int],
-    *,
-    needed: int,
-    before: int,
-    after: int,
-) -> tuple[Status, str]:
-    if changed:
-        return "fail", f"changed: {len(changed)} documents that were the same {before} times now differ {after} times"
+def _judge(found: Repeats, needed: int, *, enough: bool) -> tuple[Status, str]:
+    stable, moved, changed = len(found.others), len(found.moved), len(found.changed)
     if not stable:
-        return "undecided", f"none of {count} documents was the same in all {before} recordings"
+        return "undecided", f"none of {found.documents} documents was the same in all {found.before} starts"
     if not moved:
-        return "pass", f"{len(stable)} stable documents are bit-identical"
-    if before < needed or after < needed:
-        have = f"{before} recordings and {after} captures"
-        return "undecided", f"{len(moved)} stable documents differ; {have} are there, {needed} of each would tell"
-    return "pass", f"{len(moved)} stable documents differed now and then, none in all of {after} captures"
-
-
-def _evidence(prompt: str, before: Scored, after: Scored) -> Evidence:
-    differs = before.token_logprobs != after.token_logprobs
-    at = int(differs.argmax())
-    told = f"{before.token_logprobs[at]:.6f} -> {after.token_logprobs[at]:.6f}"
-    return Evidence(prompt, f"log-probability of id {before.token_ids[at]}: {told}", at)
+        return "pass", f"{stable} documents that were the same in {found.before} starts are the same again"
+    if not changed:
+        return "pass", f"{moved} of {stable} documents had other bits now and then, none in all {found.after} starts"
+    if not enough:
+        have = f"{found.before} starts then and {found.after} now"
+        return "undecided", f"{changed} of {stable} documents have other bits; {have}, {needed} of each would tell"
+    return "fail", (
+        f"the build is the one that was blessed, and {changed} of {stable} documents that were the same in "
+        f"{found.before} starts have other bits in {found.after} starts: something changed that no version tells, such "
+        "as a file, the device or what is compiled at start"
+    )

@@ -78,12 +78,6 @@ class _Row:
         return document_ratio(*sums, len(self.reference.token_ids))
 
 
-def _off(arm: Scored, reference: Scored, bounds: NDArray[np.bool_]) -> Floats:
-    """Return |log p(arm) - log p(reference)| of the tokens; of one that is only a bound, how far it is too low."""
-    off = arm.token_logprobs.astype(np.float64) - reference.token_logprobs
-    return np.where(bounds, np.maximum(-off, 0.0), np.abs(off))
-
-
 def compare_local(
     workload: Workload,
     reference: Capture | None,
@@ -184,8 +178,12 @@ def asked_again(
     It is empty when nothing is suspect.
     """
     rows = _rows(workload, reference, baseline, candidate, documents=documents)
-    suspects = _suspects(rows, _limits(rows, documents=documents), Vocabulary())[:ASKED_AGAIN]
-    wanted = {each.prompt for each in suspects}
+    return asking_again(workload, _suspects(rows, _limits(rows, documents=documents), Vocabulary()))
+
+
+def asking_again(workload: Workload, suspects: Sequence[Suspect]) -> Workload:
+    """Return the worst suspects as a workload of their own, alone and in company; empty without any."""
+    wanted = {each.prompt for each in suspects[:ASKED_AGAIN]}
     again = [prompt for prompt in workload.prompts if prompt.id in wanted]
     others = [prompt for prompt in workload.prompts if prompt.id not in wanted][: IN_COMPANY_OF if again else 0]
     company = [_named(prompt, IN_COMPANY) for prompt in (*again, *others)]
@@ -217,13 +215,19 @@ def _rows(
     ]
 
 
+def token_error(arm: Scored, reference: Scored, bounds: NDArray[np.bool_]) -> Floats:
+    """Return |log p(arm) - log p(reference)| of the tokens; of one that is only a bound, how far it is too low."""
+    off = arm.token_logprobs.astype(np.float64) - reference.token_logprobs
+    return np.where(bounds, np.maximum(-off, 0.0), np.abs(off))
+
+
 def token_errors(arm: Capture, reference: Capture, *, least: bool) -> list[Floats]:
     """Return how many nats each document's forced tokens are off the reference, one array a document.
 
     With `least`, each id is everywhere off as far as where it is least.
     """
     bounds = np.split(arm.arrays.bounded, arm.offsets[1:-1])
-    offs = [_off(arm.scored(i), reference.scored(i), bounds[i]) for i in range(len(bounds))]
+    offs = [token_error(arm.scored(i), reference.scored(i), bounds[i]) for i in range(len(bounds))]
     if least and offs:
         ids, off = reference.arrays.token_ids, np.concatenate(offs)
         smallest = np.full(int(ids.max(initial=0)) + 1, np.inf)
@@ -297,7 +301,7 @@ def _judge(
             row = by_id[each.prompt]
             if answer is None:
                 continue
-            off = _off(answer[0], row.reference, answer[1])
+            off = token_error(answer[0], row.reference, answer[1])
             if not documents:  # an id that was off elsewhere or not at all says nothing of the one that was
                 off = np.minimum(off, row.candidate_off)
             if _stands_out(replace(row, candidate=answer[0], candidate_off=off), limits):

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..stats.kernel import Levels
 from ..verdicts import SEVERITY, Evidence, Verdict
+from ..workloads.model import Prompt
 from .decode import Answered, Decoded, answered, compare_decode, judge_decoding
 from .divergence import Floats, distance
 from .identity import engine_defects, identical, require_comparable, require_distinct
@@ -31,6 +32,15 @@ __all__ = ["CHECK", "Decoded", "compare_decode", "compare_rollout"]
 
 CHECK = "rollout"
 _WORST_SHOWN = 3
+
+
+@dataclass(frozen=True, eq=False)
+class OwnText:
+    """How far from fp32 an arm decoded one prompt, nats at each generated token, and the share of ids listed; (T,)."""
+
+    prompt: Prompt
+    kl: Floats
+    overlap: Floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,14 +95,27 @@ def _paired(
     found = _without_statistics(baseline, candidate, rows, others, levels)
     if found is not None:
         return found
-    documents = _on_own_tokens(_both_answered(rows, others))
-    finding = judge_documents(documents, margin=margin, levels=levels, dtype=baseline.dtype)
+    pairs = [(_own_text(row), _own_text(other)) for row, other in _both_answered(rows, others)]
+    names = baseline.decode.arm, candidate.decode.arm
+    return judge_own_texts(pairs, names, margin=margin, levels=levels, dtype=baseline.dtype)
+
+
+def judge_own_texts(
+    pairs: Sequence[tuple[OwnText, OwnText]],
+    arms: tuple[str, str],
+    *,
+    margin: float,
+    levels: Levels,
+    dtype: str | None,
+) -> Verdict:
+    """Return the verdict on the two arms' decoding by their distances on their own texts, of at least two documents."""
+    documents = _on_own_tokens(pairs)
+    finding = judge_documents(documents, margin=margin, levels=levels, dtype=dtype)
     distances = f"{documents.kl:.6f} nat a token while decoding, baseline {documents.floor:.6f}"
     return Verdict(
         CHECK,
         finding.status,
-        baseline.decode.arm,
-        candidate.decode.arm,
+        *arms,
         finding.why,
         measured=f"{finding.measured}; KL from fp32 {distances}",
         limit=finding.limit,
@@ -144,27 +167,25 @@ def _both_answered(rows: Sequence[Answered], others: Sequence[Answered]) -> list
     return [(row, by_prompt[row.prompt.id]) for row in rows if row.prompt.id in by_prompt]
 
 
-def _on_own_tokens(pairs: Sequence[tuple[Answered, Answered]]) -> OwnTexts:
+def _on_own_tokens(pairs: Sequence[tuple[OwnText, OwnText]]) -> OwnTexts:
     """Return the distances by document, of each pair over the tokens that both have."""
     sums, overlaps, worst = [], [], []
-    for pair in pairs:
-        length = min(len(row.decode.token_ids) for row in pair)
-        (baseline, overlap), (candidate, other_overlap) = (_beginning(row, length) for row in pair)
-        sums.append([length, float(baseline.sum()), float(candidate.sum())])
-        overlaps.append(np.minimum(overlap, other_overlap))
-        text = f"KL from fp32 {candidate.sum():.4f} nat over {length} tokens, baseline {baseline.sum():.4f}"
-        worst.append((float(candidate.sum() - baseline.sum()), Evidence(pair[0].prompt.id, text)))
-    units, (tokens, kl_baseline, kl_candidate) = sum_by_unit([row.prompt.unit for row, _ in pairs], sums)
+    for one, other in pairs:
+        length = min(len(one.kl), len(other.kl))
+        baseline, candidate = float(one.kl[:length].sum()), float(other.kl[:length].sum())
+        sums.append([length, baseline, candidate])
+        overlaps.append(np.minimum(one.overlap[:length], other.overlap[:length]))
+        text = f"KL from fp32 {candidate:.4f} nat over {length} tokens, baseline {baseline:.4f}"
+        worst.append((candidate - baseline, Evidence(one.prompt.id, text)))
+    units, (tokens, kl_baseline, kl_candidate) = sum_by_unit([one.prompt.unit for one, _ in pairs], sums)
     worst.sort(key=lambda found: -found[0])
     cases = tuple(case for _, case in worst[:_WORST_SHOWN])
     return OwnTexts(units, tokens, kl_baseline, kl_candidate, float(np.concatenate(overlaps).mean()), cases)
 
 
-def _beginning(row: Answered, length: int) -> tuple[Floats, Floats]:
-    """Return distance from the reference and overlap at each of the first `length` tokens."""
+def _own_text(row: Answered) -> OwnText:
     assert row.reference is not None
-    kl, overlap = distance(row.reference, row.decode)
-    return kl[:length], overlap[:length]
+    return OwnText(row.prompt, *distance(row.reference, row.decode))
 
 
 def _joined(

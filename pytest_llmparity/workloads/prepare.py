@@ -67,7 +67,7 @@ class Recipe:
     @property
     def digest(self) -> str:
         """SHA-256 of all that decides the workloads besides the reference itself."""
-        sizes = {key: value for key, value in asdict(self.sizes).items() if key != "margin"}
+        sizes = {key: value for key, value in asdict(self.sizes).items() if key not in ("margin", "exact")}
         content = [self.source.digest, sizes, self.top_k, self.sampled, SAMPLING_SEED, MADE_IN]
         content += [dict(self.drawn)] if self.drawn else []
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

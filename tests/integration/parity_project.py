@@ -205,7 +205,7 @@ class ParityProject:
         self._write()
 
     def engine(
-        self, name: str, noise_seed: int = 0, *, noise: str = HONEST_NOISE, fault: str = "", **table: Any
+        self, name: str, noise_seed: int | str = 0, *, noise: str = HONEST_NOISE, fault: str = "", **table: Any
     ) -> None:
         """Add the table of a double. Two noise seeds differ like two honest kernels."""
         environment = {

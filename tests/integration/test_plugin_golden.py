@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 pytest_plugins = ("parity_project",)
 
+QUICK = {"quick": {"base": "smoke", "rollouts": 32, "rollout-tokens": 24}}
 GOLDEN_CHECKS = ("prompt_ids", "forced_kl", "anchor", "strata", "local_defects", "greedy", "finish")
 
 
@@ -208,3 +209,81 @@ def test_obsolete_goldens_are_named_after_a_run_that_left_nothing_out(parity_pro
     assert whole.output.count(named) >= 2
     assert "/forced-0000000000.json: these prompts are asked no more; git rm it" in whole.output
     assert len([line for line in whole.report["warnings"] if "obsolete golden" in line]) == 2
+
+
+def test_what_stands_out_is_asked_again(parity_project: ParityProject) -> None:
+    blessed(parity_project)
+    parity_project.engine("vllm", 1, fault="garbage-ids:13")
+    run = parity_project.gate("vllm", "--llm-golden=check", "-k", "local")
+    (check,) = run.report["checks"]
+    assert (run.code, check["verdict"]) == (1, "fail"), run.output
+    assert "the same again alone" in check["why"]
+    assert run.started["vllm"] == 2
+    parity_project.engine("vllm", 1, fault="garbage-prompt:9")
+    run = parity_project.gate("vllm", "--llm-golden=check", "-k", "local")
+    (check,) = run.report["checks"]
+    assert (run.code, check["verdict"]) == (1, "undecided")
+    assert "stood out once" in check["why"]
+    assert "not when they were asked again: unstable" in check["why"]
+
+
+def test_rollouts_are_blessed_and_checked(parity_project: ParityProject) -> None:
+    parity_project.settings(run_profile="quick", run_profiles=QUICK)
+    parity_project.environment["CI"] = ""
+    rollouts = ("-k", "test_rollout")
+    parity_project.engine("vllm", 1, fault="decode-noise:0.2")
+    refused = parity_project.gate("vllm", "--llm-golden=create", *rollouts)
+    assert verdicts(refused) == {"decode": "fail"}, refused.output
+    assert not goldens(parity_project)
+    parity_project.engine("vllm", 1)
+    assert parity_project.gate("vllm", "--llm-golden=create", *rollouts).code == 0
+    files = goldens(parity_project)
+    (rollout,) = (name for name in files if "/rollout-" in name)
+    assert rollout.startswith("vllm_base_bfloat16_deployed_")
+    parity_project.engine("vllm", 2)
+    honest = parity_project.gate("vllm", "--llm-golden=check", *rollouts)
+    assert honest.code == 0, honest.output
+    assert verdicts(honest) == {"decode": "pass", "rollout": "pass"}
+    (check,) = (check for check in honest.report["checks"] if check["check"] == "rollout")
+    assert check["changed"] == ["environment LLMPARITY_DOUBLE_NOISE_SEED: 1 -> 2"]
+    assert check["limit"].startswith("R <= 1.50")
+    parity_project.engine("vllm", 2, noise="0.08")
+    further = parity_project.gate("vllm", "--llm-golden=check", *rollouts)
+    assert verdicts(further) == {"decode": "pass", "rollout": "fail"}, further.output
+    assert goldens(parity_project) == files
+
+
+def test_an_unchanged_build_repeats_itself_bit_by_bit(parity_project: ParityProject) -> None:
+    seed = parity_project.folder / "seed.txt"
+    seed.write_text("1")
+    parity_project.environment["CI"] = ""
+    parity_project.engine("vllm", f"@{seed}")
+    forced = ("-k", "test_forced")
+    made = parity_project.gate("vllm", "--llm-golden=create", "--llm-golden-exact=true", *forced)
+    assert made.code == 0, made.output
+    assert made.started["vllm"] == 7
+    (path,) = parity_project.folder.glob("golden/vllm*/forced-*.json")
+    stable = json.loads(path.read_text())["stable"]
+    assert (stable["starts"], len(stable["prompts"])) == (7, 32)
+    same = parity_project.gate("vllm", "--llm-golden=check", "--llm-fresh", *forced)
+    assert verdicts(same) == {"forced_kl": "pass", "anchor": "pass", "exact": "pass"}, same.output
+    assert same.started["vllm"] == 1
+    seed.write_text("2")
+    changed = parity_project.gate("vllm", "--llm-golden=check", "--llm-fresh", *forced)
+    assert verdicts(changed) == {"forced_kl": "pass", "anchor": "pass", "exact": "fail"}, changed.output
+    assert changed.started["vllm"] == 7
+    assert "32 of 32 documents that were the same in 7 starts have other bits in 7 starts" in changed.output
+    warm = parity_project.gate("vllm", "--llm-golden=check", "--llm-fresh", "--llm-keep=1m", *forced)
+    assert verdicts(warm)["exact"] == "undecided", "a warm engine has no starts of its own"
+    parity_project.llmparity("down", "--all")
+
+
+def test_a_build_that_never_repeats_itself_has_no_exact_tier(parity_project: ParityProject) -> None:
+    parity_project.environment["CI"] = ""
+    parity_project.engine("vllm", "each-start")
+    forced = ("-k", "test_forced")
+    assert parity_project.gate("vllm", "--llm-golden=create", "--llm-golden-exact=true", *forced).code == 0
+    run = parity_project.gate("vllm", "--llm-golden=check", "--llm-fresh", *forced)
+    assert verdicts(run) == {"forced_kl": "pass", "anchor": "pass"}, run.output
+    assert "no document repeated itself over restarts; nothing is compared bit by bit" in run.output
+    assert run.started["vllm"] == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from builders import LEVELS, ForcedCase, capture_of, workload_of
+from builders import LEVELS, ForcedCase, RolloutCase, capture_of, workload_of
 
 from pytest_llmparity.captures.model import Answer, Capture
 from pytest_llmparity.engines.launch_key import LaunchKey
@@ -39,6 +39,12 @@ def texts_golden(workload: Workload, rows: Any, arm: str, tie_limit: float | Non
     ]
     golden = golden_of(workload, None, capture_of(workload, rows, arm, answers), **options)
     return replace(golden, figures={**golden.figures, "tie_limit": tie_limit})
+
+
+def rollouts_golden(case: RolloutCase, launch: str = "build", **decoding: Any) -> Golden:
+    """Return the golden of what an arm decoded."""
+    arm = case.decoded("vllm", **decoding)
+    return golden_of(arm.workload, arm.reference, arm.decode, launch)
 
 
 def held(workload: Workload, golden: Golden, now: Golden, margin: float = 0.5, slope_limit: float = 0.002) -> Held:

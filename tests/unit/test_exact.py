@@ -2,44 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from builders import LEVELS, ForcedCase, with_row
+from builders import LEVELS, ForcedCase
 
-from pytest_llmparity.parity.exact import compare_exact, repeats
+from pytest_llmparity.parity.exact import Repeats, judge_exact, repeats
 from pytest_llmparity.parity.forced import ANCHOR_MARGIN, compare_anchor, compare_forced
-from pytest_llmparity.parity.identity import CapturesDiffer
 
 NOISE = 0.05
-SAME = {"fingerprint": {"launch_key": "one build"}}
+DOCUMENTS = [f"doc-{i}" for i in range(32)]
 
 
-@pytest.fixture(scope="module")
-def case():
-    return ForcedCase.make(64)
+def judged(others=None, *, stable=32, before=7, after=7):
+    counts = dict.fromkeys(DOCUMENTS[:stable], 0) | (others or {})
+    return judge_exact(Repeats(32, 640, before, after, counts), ("golden", "vllm"), alpha=0.01)
 
 
-def captures(case, count, run, changed=(), flicker=()):
-    """Return captures of one build; documents of `changed` differ in all of them, those of `flicker` in the first."""
-    made = []
-    for draw in range(count):
-        capture = case.capture("a", NOISE, seed=1, draw=draw, run=run, **SAME)
-        for name in (*changed, *(flicker if draw == 0 else ())):
-            value = float(capture.scored(capture.position(name)).token_logprobs[3]) - 1e-4
-            capture = with_row(capture, name, token_logprobs={3: value})
-        made.append(capture)
-    return made
-
-
-def compare(case, before, after):
-    return compare_exact(case.workload, before, after, alpha=0.01)
-
-
-def test_the_repeats_keep_the_chance_of_a_false_alarm(case):
+def test_the_repeats_keep_the_chance_of_a_false_alarm():
     assert repeats(400, 0.01) == 9
-    assert repeats(64, 0.01) == 8
+    assert repeats(32, 0.01) == 7
     assert repeats(1, 0.5) == 2
     for documents in (1, 64, 400, 10_000):
         assert documents * 4 ** -repeats(documents, 0.01) <= 0.01 / 3
@@ -47,52 +29,42 @@ def test_the_repeats_keep_the_chance_of_a_false_alarm(case):
         repeats(0, 0.01)
 
 
-def test_an_unchanged_build_passes(case):
-    verdict = compare(case, captures(case, 8, "golden"), captures(case, 1, "now"))
+@pytest.mark.parametrize("after", [1, 7])
+def test_an_unchanged_build_passes(after):
+    verdict = judged(after=after)
     assert verdict.status == "pass"
-    assert verdict.figures["stable"] == 64
+    assert verdict.why == "32 documents that were the same in 7 starts are the same again"
+    assert verdict.power == "any change of any bit of 32 documents, if it is there in every start"
 
 
-def test_one_document_that_changed_for_good_fails(case):
-    verdict = compare(case, captures(case, 8, "golden"), captures(case, 8, "now", changed=["doc-5"]))
+def test_one_document_that_changed_for_good_fails():
+    verdict = judged({"doc-5": 7})
     assert verdict.status == "fail"
     assert verdict.figures["changed"] == ["doc-5"]
-    assert verdict.evidence[0].position == 3
+    assert "1 of 32 documents that were the same in 7 starts have other bits in 7 starts" in verdict.why
+    assert verdict.evidence[0].prompt == "doc-5"
 
 
-def test_one_that_flickers_now_does_not(case):
-    verdict = compare(case, captures(case, 8, "golden"), captures(case, 8, "now", flicker=["doc-5"]))
+def test_a_flicker_passes():
+    verdict = judged({"doc-5": 6, "doc-6": 1})
     assert verdict.status == "pass"
-    assert verdict.figures["moved"] == ["doc-5"]
+    assert verdict.figures["moved"] == ["doc-5", "doc-6"]
+    assert verdict.figures["changed"] == []
 
 
-def test_one_that_flickered_then_is_not_judged(case):
-    before = captures(case, 8, "golden", flicker=["doc-5"])
-    verdict = compare(case, before, captures(case, 8, "now", changed=["doc-5"]))
+def test_what_flickered_before_is_not_judged():
+    verdict = judged(stable=20)
     assert verdict.status == "pass"
-    assert verdict.figures["stable"] == 63
+    assert verdict.power.endswith("; 12 did not repeat themselves")
+    assert judged(stable=0).status == "undecided"
 
 
-@pytest.mark.parametrize(("before", "after"), [(8, 1), (3, 8)])
-def test_too_few_repeats_are_undecided(case, before, after):
-    verdict = compare(case, captures(case, before, "golden"), captures(case, after, "now", changed=["doc-5"]))
+@pytest.mark.parametrize(("before", "after"), [(6, 7), (7, 6), (1, 1)])
+def test_too_few_starts_say_nothing_of_what_differs(before, after):
+    verdict = judged({"doc-5": after}, before=before, after=after)
     assert verdict.status == "undecided"
-    assert "8 of each would tell" in verdict.why
-
-
-def test_another_build_is_refused(case):
-    (other,) = captures(case, 1, "now")
-    other = replace(other, fingerprint={**other.fingerprint, "launch_key": "another"})
-    with pytest.raises(CapturesDiffer, match="one build"):
-        compare(case, captures(case, 2, "golden"), [other])
-    with pytest.raises(CapturesDiffer, match="at least one"):
-        compare(case, [], [other])
-
-
-def test_nan_fails(case):
-    (now,) = captures(case, 1, "now")
-    broken = with_row(now, "doc-0", token_logprobs={0: float("nan")})
-    assert compare(case, captures(case, 2, "golden"), [broken]).status == "fail"
+    assert verdict.figures["changed"] == []
+    assert "7 of each would tell" in verdict.why
 
 
 def test_steps_that_pass_one_by_one_are_stopped_by_the_anchor():

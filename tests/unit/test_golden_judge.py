@@ -6,14 +6,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import LEVELS, ForcedCase, capture_of, scored_of, with_values
-from goldens import CHATS, forced_golden, golden_of, held, texts_golden
+from builders import LEVELS, ForcedCase, RolloutCase, capture_of, scored_of, with_values
+from goldens import CHATS, forced_golden, golden_of, held, rollouts_golden, texts_golden
 from test_greedy import flips, text
 
-from pytest_llmparity.golden.judge import CHECKS, anchor, forced_kl, greedy, sharpness, strata
+from pytest_llmparity.golden.judge import CHECKS, anchor, forced_kl, greedy, rollout, sharpness, strata
+from pytest_llmparity.golden.text import dumps, loads
 from pytest_llmparity.parity.forced import compare_forced
 from pytest_llmparity.parity.greedy import compare_greedy
 from pytest_llmparity.parity.local_defects import compare_local
+from pytest_llmparity.parity.rollout import compare_rollout
 from pytest_llmparity.parity.sharpness import compare_sharpness
 from pytest_llmparity.parity.strata import compare_strata
 
@@ -200,3 +202,48 @@ class TestLocalDefects:
         for ruined, status in (((), "pass"), ((0,), "pass"), ((0, 1), "undecided")):
             now = golden_of(twice, reference, scores(NOISE, 2, ruined), launch="newer")
             assert CHECKS["vocabulary"](held(twice, golden, now)).status == status, ruined
+
+
+class TestRollout:
+    CASE = RolloutCase.make(prompts=64, tokens=24)
+
+    @pytest.mark.parametrize(
+        "after", [{"decode": NOISE}, {"decode": 1.1 * NOISE}, {"decode": 2 * NOISE}, {"parted": range(0, 64, 2)}]
+    )
+    def test_verdict_and_figures_are_those_of_two_live_arms(self, after):
+        before, now = {"decode": NOISE, "seed": 1}, {"decode": NOISE, "seed": 2, **after}
+        goldens = rollouts_golden(self.CASE, **before), rollouts_golden(self.CASE, "newer", **now)
+        found = rollout(held(self.CASE.workload, *goldens))
+        arms = self.CASE.decoded("golden", **before), self.CASE.decoded("vllm", **now, draw=1)
+        live = compare_rollout(*arms, margin=0.5, levels=LEVELS)
+        assert found.status == ("fail" if live.figures["R"] > 2 else "pass")
+        for name in ("R", "kl", "floor", "kappa"):
+            assert found.figures[name] == pytest.approx(live.figures[name], rel=0.005)
+
+    def test_a_golden_of_it_is_read_as_it_was_written(self):
+        golden = rollouts_golden(self.CASE)
+        assert loads(dumps(golden), "here") == golden
+        assert golden.kind == "rollout"
+        assert len("".join(dumps(golden))) < 64 * 500
+
+    def test_the_same_bits_pass_without_statistics(self):
+        golden = rollouts_golden(self.CASE)
+        found = rollout(held(self.CASE.workload, golden, golden))
+        assert (found.status, found.why) == ("pass", "bit-identical on 1536 tokens")
+
+    def test_a_prompt_that_is_answered_no_more_fails(self):
+        golden = rollouts_golden(self.CASE)
+        now = rollouts_golden(self.CASE, lengths={7: 0})
+        found = rollout(held(self.CASE.workload, golden, now))
+        assert found.status == "fail"
+        assert found.why == "1 prompts that the golden answers are answered with no token: chat-7"
+
+    def test_one_that_never_was_answered_is_left_out(self):
+        golden = rollouts_golden(self.CASE, lengths={7: 0}, seed=1)
+        found = rollout(held(self.CASE.workload, golden, rollouts_golden(self.CASE, seed=2)))
+        assert (found.status, found.figures["documents_captured"]) == ("pass", 63)
+
+    def test_one_answer_decides_nothing(self):
+        case = RolloutCase.make(prompts=1)
+        goldens = rollouts_golden(case, seed=1), rollouts_golden(case, seed=2)
+        assert rollout(held(case.workload, *goldens)).status == "undecided"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from random import Random
 
 from vllm._double.disturbances import Circumstances, Disturbances
@@ -22,7 +24,7 @@ class Engine:
     ) -> None:
         self._model = ToyModel(
             noise=float(environ.get("LLMPARITY_DOUBLE_NOISE", "0")),
-            noise_seed=environ.get("LLMPARITY_DOUBLE_NOISE_SEED", "0"),
+            noise_seed=_noise_seed(environ.get("LLMPARITY_DOUBLE_NOISE_SEED", "0")),
             shifted="shifted" in faults,
         )
         self._faults = faults
@@ -72,3 +74,10 @@ class Engine:
         if "short" in self._faults:
             room = max(2, room // 2)
         return int(max(1, min(room, self._faults.number("clamp-tokens"))))
+
+
+def _noise_seed(asked: str) -> str:
+    """The seed itself; of `@FILE` what the file holds; of `each-start` one that no other start has."""
+    if asked == "each-start":
+        return f"process {os.getpid()}"
+    return Path(asked[1:]).read_text(encoding="utf-8").strip() if asked.startswith("@") else asked
