@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Red = Literal["fail", "undecided"]
 
-WAIVABLE = tuple(dict.fromkeys((*PAIR_CHECKS, "anchor", *ENGINE_CHECKS.keys() - {"texts"}, *TOGGLE_CHECKS)))
+WAIVABLE = tuple(dict.fromkeys((*PAIR_CHECKS, "anchor", "exact", *ENGINE_CHECKS.keys() - {"texts"}, *TOGGLE_CHECKS)))
 """The checks that give verdicts. `expect` is a test's own: who knows of its failure changes the test."""
 LONGEST = timedelta(days=180)
 """How far ahead a waiver may end. To prolong it is a commit that somebody reviews, twice a year at least."""
