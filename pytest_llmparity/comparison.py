@@ -10,6 +10,7 @@ import numpy as np
 from .captures.model import Capture
 from .margins import UPGRADE
 from .parity.decode_strata import compare_decode_strata
+from .parity.defaults import compare_defaults
 from .parity.equivalence import compare_equivalent
 from .parity.finish import compare_finish
 from .parity.forced import compare_anchor, compare_forced
@@ -137,6 +138,13 @@ def _finish(given: Given) -> Verdict:
     return compare_finish(given.workloads["candidate"], given.captures.get("baseline"), given.captures["candidate"])
 
 
+def _defaults(given: Given) -> Verdict:
+    captures = given.captures
+    return compare_defaults(
+        given.workloads["candidate"], captures["baseline"], captures["candidate"], levels=given.levels
+    )
+
+
 def _decode(given: Given) -> Verdict:
     arm = _decoded(given, "candidate", "candidate-forced", "reference")
     return _with_ends(compare_decode(arm, margin=given.margin, levels=given.levels), arm)
@@ -211,6 +219,7 @@ PAIRS: Mapping[str, Callable[[Given], Verdict]] = {
     "greedy": _greedy,
     "finish": _finish,
     "rollout": _rollout,
+    "defaults": _defaults,
     "regret": _regret,
 }
 """What `plan.PAIR_CHECKS` do with their captures."""

@@ -12,7 +12,7 @@ from .plan import AGAIN, ROLLOUT, CaptureRequest
 from .session import ParitySession
 from .workloads.documents import IDS_A_DOCUMENT, TIMES_SCORED
 from .workloads.sources import PromptSource
-from .workloads.variants import COMPANY, FORCED_ROLLOUT, forced_rollout
+from .workloads.variants import COMPANY, DRAWN, FORCED_ROLLOUT, forced_rollout
 
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -38,6 +38,8 @@ def expected_positions(session: ParitySession, request: CaptureRequest, source: 
         return sum(session.recipe(source).forced_documents) * sizes.length
     if request.workload in (ROLLOUT, FORCED_ROLLOUT):
         return sum(chat.max_tokens or sizes.rollout_tokens for chat in source.chats[: sizes.rollouts])
+    if request.workload == "defaults":
+        return sum(min(chat.max_tokens or sizes.rollout_tokens, DRAWN) for chat in source.chats[: sizes.rollouts])
     if request.workload == "greedy-neighbours":
         return COMPANY * sizes.max_tokens
     if request.workload == "prompts":

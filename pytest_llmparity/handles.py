@@ -106,6 +106,13 @@ class EnginePair:
         """
         return self._check("rollout", margin)
 
+    def defaults(self) -> Verdict:
+        """Does a request that leaves every sampling parameter out draw alike in both arms? Statistical.
+
+        Asked in the `deployed` profile; all other checks send every parameter, and would see no other default.
+        """
+        return self._check("defaults")
+
     def _check(self, name: str, margin: float | None = None, slope_limit: float | None = None) -> Verdict:
         margin = default_margin(self._session, self._pair, name) if margin is None else margin
         slope_limit = change_of(self._session, self._pair).slope if slope_limit is None else slope_limit

@@ -146,6 +146,15 @@ PAIR_CHECKS: Mapping[str, Check] = {
         statistical=3,
         needs=("generate", "score"),
     ),
+    "defaults": Check(
+        (
+            Take("baseline", "baseline", "defaults", "deployed"),
+            Take("candidate", "candidate", "defaults", "deployed"),
+        ),
+        statistical=1,
+        needs=("generate", "sample-by-default"),
+        rollouts=32,
+    ),
     "regret": Check(
         (
             Take("baseline", "baseline", "rollout", "deployed"),
@@ -176,6 +185,7 @@ GOLDEN_CHECKS: Mapping[str, Check] = {
     "rollout": Check(  # and the arm's own decoding
         _decoded("candidate", "candidate", "candidate-forced", "reference"), statistical=2, needs=("generate", "score")
     ),
+    "defaults": _against_golden(PAIR_CHECKS["defaults"]),
 }
 """Checks of an arm against its golden; the forced scores of `greedy` say what a tie is when it is blessed."""
 GOLDEN_ALONE = ("prompt_ids", "finish")

@@ -49,6 +49,7 @@ ENGINES: dict[str, list[str]] = {
     "vllm-triton": ["--attention-backend", "TRITON_ATTN"],
 }
 GATE = ["--pyargs", "pytest_llmparity.gate"]
+GOLDEN = [*GATE, "--llm-run-profile=smoke", "-k", "golden and test_parity"]
 STAGES: dict[str, list[list[str]]] = {
     "gate": [
         [*GATE, "--llm-engines=hf,vllm,vllm-fp8,vllm-graphs", "-k", "test_parity and not rollout"],
@@ -59,6 +60,11 @@ STAGES: dict[str, list[list[str]]] = {
     "toggles": [[*GATE, "--llm-engines=vllm", "--llm-toggles=cuda_graphs,prefix_caching", "-k", "test_toggle"]],
     "ci": [[*GATE, "--llm-engines=vllm,vllm-triton"]],
     "release": [[*GATE, "--llm-engines=vllm,vllm-triton", "--llm-run-profile=release"]],
+    # Blessed with the exact tier, then held against that by twenty starts, each asked anew.
+    "golden": [
+        [*GOLDEN, "--llm-golden=create", "--llm-golden-exact=true", "--llm-engines=vllm"],
+        *([[*GOLDEN, "--llm-golden=check", "--llm-fresh", f"--llm-engines={','.join(['vllm'] * 10)}"]] * 2),
+    ],
     "large": [[*GATE, "--llm-engines=hf,vllm", "-k", "test_forced", "--llm-model={work}/large"]],
 }
 

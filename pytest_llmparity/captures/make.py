@@ -134,5 +134,10 @@ def _ask(client: EngineClient, workload: Workload, prompt: Prompt) -> Reply:
         return client.score(prompt, workload.top_k)
     if workload.warm:
         client.generate(replace(prompt, max_tokens=1), workload.top_k)
-    generate = {"ids": client.generate, "stream": client.stream, "chat": client.chat}[workload.manner]
-    return generate(prompt, workload.top_k)
+    ways = {
+        "ids": client.generate,
+        "stream": client.stream,
+        "chat": client.chat,
+        "sample-by-default": client.sample_by_default,
+    }
+    return ways[workload.manner](prompt, workload.top_k)

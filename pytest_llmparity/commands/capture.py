@@ -16,7 +16,7 @@ from ..captures.replay import WORKLOADS_FILE
 from ..captures.store import CaptureStore
 from ..engines.base import AbilityMissing
 from ..option_values import OptionError
-from ..plan import ENGINE_CHECKS, REFERENCE, CaptureRequest
+from ..plan import ENGINE_CHECKS, PAIR_CHECKS, REFERENCE, CaptureRequest
 from ..run import source_of
 from ..session import ParitySession
 from ..workloads.sources import PromptSource
@@ -29,6 +29,7 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
     "forced": (),
     "greedy": ("finish",),
     "rollout": ("decode",),
+    "defaults": ("defaults",),
     "equivalences": ("batching", "neighbours", "streaming", "chat"),
 }
 """What can be asked for by name: all that these checks take of an engine. `forced` is also what yardsticks take."""
@@ -147,7 +148,8 @@ def _owed(session: ParitySession, arm: Arm, arms: Sequence[Arm], source: PromptS
     left_out = []
     if "forced" in groups:
         requests[session.request(arm, source, "forced")] = "forced"
-    checks = [(group, ENGINE_CHECKS[name]) for group in groups for name in _GROUPS[group] if arm.id != REFERENCE]
+    known = {**PAIR_CHECKS, **ENGINE_CHECKS}
+    checks = [(group, known[name]) for group in groups for name in _GROUPS[group] if arm.id != REFERENCE]
     for group, check in checks:
         if (reason := session.why_not(check, source, arm)) is not None:
             left_out.append(_LeftOut(group, group, reason.reason))

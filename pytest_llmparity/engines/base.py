@@ -85,6 +85,10 @@ class EngineClient(Protocol):
         """Return the chat endpoint's greedy answer to prompt.messages."""
         ...
 
+    def sample_by_default(self, prompt: Prompt, top_k: int) -> Reply:
+        """Return tokens drawn after prompt.ids as the server does where no sampling parameter is sent."""
+        ...
+
     def close(self) -> None:
         """Close connections; the server goes on."""
         ...

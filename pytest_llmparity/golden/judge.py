@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 
+from ..parity.defaults import judge_surprise
 from ..parity.forced import ANCHOR, ANCHOR_MARGIN, SUMMED, ForcedDocuments, judge_forced
 from ..parity.greedy import Divergence, sort_divergences, verdict_on_flips
 from ..parity.paired import identity_figures, judge_identity, sum_by_unit
@@ -108,6 +109,18 @@ def rollout(held: Held) -> Verdict:
     return judge_own_texts(both, held.arms, margin=held.margin, levels=held.levels, dtype=held.golden.key.dtype)
 
 
+def defaults(held: Held) -> Verdict:
+    """Return whether what is drawn by default is as surprising as what the golden drew, as `parity.defaults`."""
+    if (found := settled("defaults", held)) is not None:
+        return found
+    rows = [
+        [before.surprise, after.surprise, before.tokens, after.tokens]
+        for before, after in zip(held.golden.drawn, held.now.drawn, strict=True)
+    ]
+    _, sums = sum_by_unit([prompt.unit for prompt in held.workload.prompts], rows)
+    return judge_surprise(sums, held.arms, levels=held.levels)
+
+
 def _own_text(prompt: Prompt, row: RolloutSummary) -> OwnText:
     kl = np.asarray(row.kl, np.float64)
     return OwnText(prompt, kl, np.full(kl.shape, row.overlap))
@@ -122,6 +135,7 @@ CHECKS: Mapping[str, Callable[[Held], Verdict]] = {
     "vocabulary": partial(judge_local, check=VOCABULARY),
     "greedy": greedy,
     "rollout": rollout,
+    "defaults": defaults,
 }
 """What `plan.GOLDEN_CHECKS` do with a golden."""
 

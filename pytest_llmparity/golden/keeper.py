@@ -13,6 +13,7 @@ from ..captures.fingerprint import own_error
 from ..captures.model import Capture
 from ..engines.launch_key import LaunchKey
 from ..options import GoldenMode
+from ..parity.defaults import CHECK as DEFAULTS
 from ..parity.finish import compare_finish
 from ..parity.greedy import tie_limit, tie_movements
 from ..plan import ROLLOUT
@@ -22,8 +23,10 @@ from .key import GoldenKey
 from .shelf import GoldenShelf, shown
 from .summary import (
     DocumentSummary,
+    DrawnSummary,
     RolloutSummary,
     TextSummary,
+    summarise_drawn,
     summarise_rollouts,
     summarise_scores,
     summarise_texts,
@@ -120,6 +123,8 @@ def summarised(
         assert reference is not None
         decoded = summarise_rollouts(workload, arm, reference)
         rows = tuple(RolloutSummary.from_json(row.to_json()) for row in decoded)
+    elif workload.name == DEFAULTS:
+        rows = tuple(DrawnSummary.from_json(row.to_json()) for row in summarise_drawn(workload, arm))
     else:
         rows = tuple(TextSummary.from_json(row.to_json()) for row in summarise_texts(workload, arm))
     return Golden(
@@ -127,7 +132,7 @@ def summarised(
         workload=workload.name,
         made_of=made_of,
         digest=workload.digest,
-        kind=ROLLOUT if workload.name == ROLLOUT else workload.kind,
+        kind=workload.name if workload.name in (ROLLOUT, DEFAULTS) else workload.kind,
         version=str(arm.fingerprint.get("version", "unknown")),
         launch=launch.digest,
         capture=f"{arm.run}/{arm.draw}",
@@ -152,7 +157,11 @@ def require_healthy(workload: Workload, arm: Capture) -> None:
     Raises:
         NotHealthy: saying what is wrong.
     """
-    if workload.kind == "generate" and (ends := compare_finish(workload, None, arm)).status == "fail":
+    if (
+        workload.kind == "generate"
+        and workload.name != DEFAULTS
+        and (ends := compare_finish(workload, None, arm)).status == "fail"
+    ):
         raise NotHealthy(f"{arm.arm} is not blessed: {ends.why}")
 
 

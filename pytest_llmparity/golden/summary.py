@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..captures.model import NO_ID, Capture, Scored
+from ..parity.defaults import surprise
 from ..parity.divergence import Floats, distance, measure
 from ..parity.greedy import DEFECT_GAP
 from ..parity.local_defects import token_errors
@@ -134,6 +135,32 @@ class RolloutSummary:
         return cls(str(entry["prompt"]), kl, _typed("overlap", entry["overlap"], float), **told, bits=entry["bits"])
 
 
+@dataclass(frozen=True)
+class DrawnSummary:
+    """One answer drawn where no sampling parameter was sent, and how surprising its tokens are, in nats.
+
+    `surprise` is the sum that `parity.defaults.surprise` returns.
+    """
+
+    prompt: str
+    tokens: int
+    surprise: float
+    finish_reason: str | None
+    text: str | None
+    bits: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {name: _rounded(value) for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> DrawnSummary:
+        """Return the answer that `to_json` described; raises TypeError, ValueError or KeyError for anything else."""
+        tokens, drawn = _typed("tokens", entry["tokens"], int), _typed("surprise", entry["surprise"], float)
+        told = {name: entry[name] for name in ("finish_reason", "text")}
+        return cls(str(entry["prompt"]), tokens, drawn, **told, bits=entry["bits"])
+
+
 def summarise_scores(workload: Workload, reference: Capture, arm: Capture) -> list[DocumentSummary]:
     """Return the documents of a scored workload, in its order, as an arm scored them.
 
@@ -174,6 +201,16 @@ def summarise_rollouts(workload: Workload, arm: Capture, reference: Capture) -> 
         short = tuple(_rounded(float(value), 3) for value in kl)
         share = _rounded(float(overlap.mean()))
         rows.append(RolloutSummary(prompt.id, short, share, answer.finish_reason, text, bits_of(decoded)))
+    return rows
+
+
+def summarise_drawn(workload: Workload, arm: Capture) -> list[DrawnSummary]:
+    """Return what an arm drew by default, in the workload's order."""
+    rows = []
+    for prompt, (answer, drawn) in zip(workload.prompts, arm.rows(), strict=True):
+        text = None if workload.private or answer.text is None else _encodable(answer.text)
+        told = answer.finish_reason, text, bits_of(drawn)
+        rows.append(DrawnSummary(prompt.id, len(drawn.token_ids), _rounded(surprise(drawn)), *told))
     return rows
 
 

@@ -13,13 +13,13 @@ from typing import Any
 
 from .errors import GoldenUnreadable
 from .key import GoldenKey
-from .summary import DocumentSummary, RolloutSummary, TextSummary
+from .summary import DocumentSummary, DrawnSummary, RolloutSummary, TextSummary
 
 FORMAT = 1
 LIMIT = 200_000
 """Bytes a file may have; a golden of more prompts is in several."""
 
-Row = DocumentSummary | TextSummary | RolloutSummary
+Row = DocumentSummary | TextSummary | RolloutSummary | DrawnSummary
 _ROOM = 8_000
 
 
@@ -36,11 +36,11 @@ class Golden:
     """What one arm answered to one workload when somebody blessed it.
 
     `made_of` are the prompts and the run profile by name. `kind` is what its rows are: `score` (DocumentSummary),
-    `generate` (TextSummary) or `rollout` (RolloutSummary). `fingerprint` is the engine's, as far as it explains
-    differences; `launch` is the digest of its launch key, `capture` names the very capture. `figures` are those of the
-    whole capture: `bounded` tokens, `own_error` of the reference (nats a token), `tie_limit` (nats). `first` are the
-    sums of KL from fp32, by prompt, of what was blessed first, and `first_version` its version: later blessings cannot
-    move them. `stable` is for the exact tier; None where that was not recorded.
+    `generate` (TextSummary), `rollout` (RolloutSummary) or `defaults` (DrawnSummary). `fingerprint` is the engine's, as
+    far as it explains differences; `launch` is the digest of its launch key, `capture` names the very capture.
+    `figures` are those of the whole capture: `bounded` tokens, `own_error` of the reference (nats a token), `tie_limit`
+    (nats). `first` are the sums of KL from fp32, by prompt, of what was blessed first, and `first_version` its version:
+    later blessings cannot move them. `stable` is for the exact tier; None where that was not recorded.
     """
 
     key: GoldenKey
@@ -73,6 +73,11 @@ class Golden:
     def rollouts(self) -> tuple[RolloutSummary, ...]:
         """The rows of what was decoded under load."""
         return tuple(row for row in self.rows if isinstance(row, RolloutSummary))
+
+    @property
+    def drawn(self) -> tuple[DrawnSummary, ...]:
+        """The rows of what was drawn by default."""
+        return tuple(row for row in self.rows if isinstance(row, DrawnSummary))
 
     @property
     def name(self) -> str:
@@ -179,6 +184,7 @@ def _row(kind: str, entry: Mapping[str, Any]) -> Row:
         "score": DocumentSummary.from_json,
         "generate": TextSummary.from_json,
         "rollout": RolloutSummary.from_json,
+        "defaults": DrawnSummary.from_json,
     }
     return rows[kind](entry)
 

@@ -13,9 +13,11 @@ Kind = Literal["tokenize", "score", "generate"]
 """tokenize: the engine's own ids for a chat or text. score: distributions at given tokens (forced).
 generate: greedy tokens with their distributions."""
 
-Manner = Literal["ids", "stream", "chat"]
-"""How greedy tokens are asked for. ids: a completion of token ids, answered in one piece. stream: the same,
-answered token by token. chat: the chat endpoint, given the messages that the ids were rendered from."""
+Manner = Literal["ids", "stream", "chat", "sample-by-default"]
+"""How tokens are asked for, greedy ones but for the last. ids: a completion of token ids, answered in one piece.
+stream: the same, answered token by token. chat: the chat endpoint, given the messages that the ids were rendered from.
+sample-by-default: a completion of token ids that leaves out every sampling parameter, so that tokens are drawn as the
+server does by itself."""
 
 
 @dataclass(frozen=True)

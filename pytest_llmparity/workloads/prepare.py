@@ -160,6 +160,7 @@ class PreparedWorkloads:
             variants.neighbours(self.greedy, long),
             variants.in_context(self.greedy, long),
             variants.warm(variants.in_context(self.greedy, long)),
+            variants.by_default(self.rollout),
         )
         return {workload.name: workload for workload in workloads}
 

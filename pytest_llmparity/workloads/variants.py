@@ -15,6 +15,8 @@ _GROUP = 8
 _LONG = 4
 # Over two blocks of the largest block size in use (128 on a CPU): shorter prefixes are never cached.
 _SHARED_TOKENS = 288
+DRAWN = 64
+"""Tokens of an answer that is drawn by default, at most."""
 
 COMPANY = _NEEDLES * (2 * _GROUP + 1 + _LONG)
 """Prompts of the workload that asks about neighbours, at most."""
@@ -43,6 +45,12 @@ def as_chat(workload: Workload) -> Workload:
     """Return the same questions as chat requests; prompts without messages cannot be asked so and are left out."""
     prompts = tuple(prompt for prompt in workload.prompts if prompt.messages is not None)
     return replace(workload, name=f"{workload.name}-chat", prompts=prompts, stages=(), manner="chat")
+
+
+def by_default(workload: Workload) -> Workload:
+    """Return the same prompts for an answer of up to 64 tokens, drawn as the server does where it is told nothing."""
+    prompts = tuple(replace(prompt, max_tokens=min(prompt.max_tokens, DRAWN)) for prompt in workload.prompts)
+    return replace(batched(workload), name="defaults", prompts=prompts, manner="sample-by-default")
 
 
 def neighbours(workload: Workload, long: Sequence[Prompt]) -> Workload:

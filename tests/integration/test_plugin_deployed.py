@@ -18,7 +18,7 @@ def test_both_profiles_pass_on_honest_engines(parity_project: ParityProject) -> 
     parity_project.honest_pair()
     run = parity_project.gate("a,b")
     assert run.code == 0, run.output
-    assert run.outcomes == {"passed": 17, "skipped": 3}
+    assert run.outcomes == {"passed": 18, "skipped": 3}
     assert {entry["id"].partition("[")[0].rpartition("_")[2] for entry in run.report["skipped"]} == {
         *("sharpness", "vocabulary", "regret")
     }
@@ -38,7 +38,7 @@ def test_captures_are_compared_where_no_engine_is(parity_project: ParityProject)
     replayed = ("--llm-reference=replay@captures/reference", "--llm-engines=replay@captures/a,replay@captures/b")
     run = parity_project.run(*replayed, "--pyargs", "pytest_llmparity.gate")
     assert run.code == 0, run.output
-    assert run.outcomes == {"passed": 17, "skipped": 3}
+    assert run.outcomes == {"passed": 18, "skipped": 3}
     assert set(run.started.values()) == {0}
     assert "starting" not in run.output
 
@@ -62,3 +62,13 @@ def test_rollouts_that_end_wrongly_fail(parity_project: ParityProject) -> None:
             assert check["why"].startswith(f"{arm}-deployed: "), check["why"]
             assert words in run.output.partition(f" {item} __")[2].partition("\n___")[0]
     assert run.check("test_decode[a]")["verdict"] == "pass"
+
+
+def test_another_default_of_a_sampling_parameter_fails(parity_project: ParityProject) -> None:
+    parity_project.settings(run_profile="quick", run_profiles=QUICK)
+    parity_project.engine("a", 1)
+    parity_project.engine("b", 2, fault="default-temperature:0.4")
+    run = parity_project.gate("a,b", "-k", "defaults or rollout or greedy")
+    verdicts = {check["check"]: check["verdict"] for check in run.report["checks"]}
+    assert verdicts == {"greedy": "pass", "rollout": "pass", "defaults": "fail"}, run.output
+    assert "where no sampling parameter is sent it draws less surprising tokens" in run.output

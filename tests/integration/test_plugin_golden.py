@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -230,11 +231,12 @@ def test_what_stands_out_is_asked_again(parity_project: ParityProject) -> None:
 def test_rollouts_are_blessed_and_checked(parity_project: ParityProject) -> None:
     parity_project.settings(run_profile="quick", run_profiles=QUICK)
     parity_project.environment["CI"] = ""
-    rollouts = ("-k", "test_rollout")
+    rollouts = ("-k", "test_rollout or test_defaults")
     parity_project.engine("vllm", 1, fault="decode-noise:0.2")
     refused = parity_project.gate("vllm", "--llm-golden=create", *rollouts)
-    assert verdicts(refused) == {"decode": "fail"}, refused.output
-    assert not goldens(parity_project)
+    assert verdicts(refused) == {"decode": "fail", "defaults": "undecided"}, refused.output
+    assert not [name for name in goldens(parity_project) if "/rollout" in name]
+    shutil.rmtree(parity_project.folder / "golden")
     parity_project.engine("vllm", 1)
     assert parity_project.gate("vllm", "--llm-golden=create", *rollouts).code == 0
     files = goldens(parity_project)
@@ -243,13 +245,16 @@ def test_rollouts_are_blessed_and_checked(parity_project: ParityProject) -> None
     parity_project.engine("vllm", 2)
     honest = parity_project.gate("vllm", "--llm-golden=check", *rollouts)
     assert honest.code == 0, honest.output
-    assert verdicts(honest) == {"decode": "pass", "rollout": "pass"}
+    assert verdicts(honest) == {"decode": "pass", "rollout": "pass", "defaults": "pass"}
     (check,) = (check for check in honest.report["checks"] if check["check"] == "rollout")
     assert check["changed"] == ["environment LLMPARITY_DOUBLE_NOISE_SEED: 1 -> 2"]
     assert check["limit"].startswith("R <= 1.50")
     parity_project.engine("vllm", 2, noise="0.08")
     further = parity_project.gate("vllm", "--llm-golden=check", *rollouts)
-    assert verdicts(further) == {"decode": "pass", "rollout": "fail"}, further.output
+    assert verdicts(further)["rollout"] == "fail", further.output
+    parity_project.engine("vllm", 2, fault="default-temperature:0.4")
+    other = parity_project.gate("vllm", "--llm-golden=check", *rollouts)
+    assert verdicts(other) == {"decode": "pass", "rollout": "pass", "defaults": "fail"}, other.output
     assert goldens(parity_project) == files
 
 

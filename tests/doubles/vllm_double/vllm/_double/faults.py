@@ -57,6 +57,7 @@ WITH_NUMBER = frozenset(
         "stream-error",
         "clamp-logprobs",
         "clamp-tokens",
+        "default-temperature",
     ]
 )
 WITH_PATH = frozenset(["port-taken-once", "die-once", "hang-once"])

@@ -104,6 +104,7 @@ class Limits:
     tokens_as_ids: bool
     extra_start: bool = False  # the fault double-bos: one `<|im_start|>` too many in front of every text
     extra_system: bool = False  # the fault chat-differs: one system message too many, on the chat endpoint only
+    default_temperature: float = 1.0  # the fault default-temperature: where a request names none
     rejects_unknown: bool = False  # the fault reject-unknown: 400 for fields that vLLM would ignore
 
 
@@ -242,7 +243,7 @@ def _request(
     echo: bool,
     prompt_only: bool,
 ) -> GenerationRequest:
-    sampling = _sampling(body, max_tokens)
+    sampling = _sampling(body, max_tokens, limits)
     stream, options = bool(body.get("stream")), body.get("stream_options")
     n = _integer(body, "n", 1)
     if options and not stream:
@@ -275,8 +276,8 @@ def _request(
     )
 
 
-def _sampling(body: Mapping[str, Any], max_tokens: int) -> Sampling:
-    temperature = _number(body, "temperature", 1.0)
+def _sampling(body: Mapping[str, Any], max_tokens: int, limits: Limits) -> Sampling:
+    temperature = _number(body, "temperature", limits.default_temperature)
     min_tokens = _integer(body, "min_tokens", 0)
     if not 0 <= temperature <= 2:
         raise RequestError(f"temperature must be in [0, 2], got {temperature}.", param="temperature")

@@ -53,6 +53,7 @@ class Service:
             tokens_as_ids=bool(args.return_tokens_as_token_ids),
             extra_start="double-bos" in faults,
             extra_system="chat-differs" in faults,
+            default_temperature=faults.number("default-temperature") if "default-temperature" in faults else 1.0,
             rejects_unknown="reject-unknown" in faults,
         )
         self._arrivals = Arrivals(faults)
