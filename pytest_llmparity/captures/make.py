@@ -134,10 +134,12 @@ def _ask(client: EngineClient, workload: Workload, prompt: Prompt) -> Reply:
         return client.score(prompt, workload.top_k)
     if workload.warm:
         client.generate(replace(prompt, max_tokens=1), workload.top_k)
-    ways = {
-        "ids": client.generate,
-        "stream": client.stream,
-        "chat": client.chat,
-        "sample-by-default": client.sample_by_default,
-    }
-    return ways[workload.manner](prompt, workload.top_k)
+    match workload.manner:
+        case "ids":
+            return client.generate(prompt, workload.top_k)
+        case "stream":
+            return client.stream(prompt, workload.top_k)
+        case "chat":
+            return client.chat(prompt, workload.top_k)
+        case "sample-by-default":
+            return client.sample_by_default(prompt, workload.top_k)
