@@ -42,6 +42,11 @@ def plan_lines(session: ParitySession, source: PromptSource) -> Iterator[str]:
     total = "unknown until each engine has run once here" if seconds is None else f"about {format_duration(seconds)}"
     plural = "" if starts == 1 else "s"
     yield f"plan: {starts} start{plural}, {tokens} tokens, {size:.1f} MB of captures, {total}, one engine after another"
+    if session.settings.golden not in (None, "check") and session.settings.golden_exact:
+        yield (
+            "plan: an engine that is blessed starts about six more times, to see what it repeats bit by bit "
+            "(--llm-golden-exact=false leaves that out)"
+        )
 
 
 def _arm_line(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -183,3 +184,10 @@ class TestDrawn:
         path = drawn_path(tmp_path, recipe, "0123456789abcdef")
         assert path.resolve().parent == tmp_path.resolve() / "drawn"
         assert recipe.digest != replace(recipe, drawn={"sampled-1": (1,)}).digest
+
+
+def test_the_goldens_of_this_repository_are_small():
+    sizes = [file.stat().st_size for file in (Path(__file__).parents[2] / "golden").rglob("*.json")]
+    assert sizes
+    assert max(sizes) <= LIMIT
+    assert sum(sizes) <= 20_000_000
