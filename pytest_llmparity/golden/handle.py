@@ -9,7 +9,7 @@ from ..arms import Arm, GoldenPair
 from ..captures.fingerprint import differences
 from ..captures.model import Capture
 from ..handles import EnginePair, Recorder, SingleEngine
-from ..margins import change_between, margin_of
+from ..margins import SAME_BUILD, change_between, margin_of
 from ..parity.exact import judge_exact, repeats
 from ..parity.forced import ANCHOR
 from ..parity.identity import engine_defects
@@ -80,12 +80,12 @@ class GoldenEnginePair(EnginePair):
         if name in GOLDEN_ALONE:
             return alone.prompt_ids() if name == "prompt_ids" else alone.finish()
         if name == "rollout":
-            own = alone.decode()
+            own = alone.decode(margin_of(self._session, SAME_BUILD, name) if margin is None else margin)
             return own if own.status == "fail" else self._worst(own, self._compare(name, margin, slope_limit))
         found = self._compare(name, margin, slope_limit)
         if name != "forced_kl" or not found.measured:  # nothing was there to compare with
             return found
-        exact = self._exact()
+        exact = None if found.figures.get("golden") == "blessed" else self._exact()
         verdicts = [found, self._compare(ANCHOR, margin, slope_limit)]
         return self._worst(*verdicts, *(() if exact is None else [self._record(exact)]))
 
