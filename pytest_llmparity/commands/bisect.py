@@ -170,7 +170,8 @@ def _run(arguments: argparse.Namespace) -> int:
     first, last = search.names[0], search.names[-1]
     emit(
         f"{len(engines)} engines from {first} (taken as good) to {last}: at most {most_runs(len(engines))} runs, one "
-        "more of the two neighbours, and one for each that cannot be judged. It is assumed that what is bad once stays bad"
+        "more of the two neighbours, and one for each that cannot be judged. It is assumed that what is bad once stays "
+        "bad"
     )
     answer = _answer(search)
     emit("\n".join(answer.lines))
