@@ -1,7 +1,8 @@
 """The command `llmparity`: the plugin's operations without pytest.
 
-Exit codes: 0 pass or done, 1 a comparison failed (or an engine outlived `down`), 2 undecided: too little evidence, or
-an engine failed so that nothing was compared, 3 wrong usage or something missing, 130 interrupted.
+Exit codes: 0 pass or done, 1 a comparison failed or `bisect` found the first bad engine (or an engine outlived `down`),
+2 undecided: too little evidence, or an engine failed so that nothing was compared, 3 wrong usage or something missing,
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any, NoReturn
 
+from .commands.bisect import BISECT
 from .commands.calibrate import CALIBRATE
 from .commands.capture import CAPTURE
 from .commands.command import Command, Group, say
@@ -25,13 +27,13 @@ from .engines.base import EngineError
 from .engines.lifecycle import InterpreterMissing
 from .engines.process import EngineDied
 
-COMMANDS: tuple[Command | Group, ...] = (CAPTURE, COMPARE, CALIBRATE, SHOW, ENVIRONMENTS, MODELS, UP, PS, DOWN)
+COMMANDS: tuple[Command | Group, ...] = (CAPTURE, COMPARE, BISECT, CALIBRATE, SHOW, ENVIRONMENTS, MODELS, UP, PS, DOWN)
 ENGINE_FAILED, USAGE, INTERRUPTED = 2, 3, 130
 _EXPECTED = (ValueError, OSError, EngineError, EngineDied, *SETUP_ERRORS)
 _ABOUT = """\
 exit codes:
   0    pass, or done
-  1    fail, or an engine outlived `down`
+  1    fail, `bisect` found the first bad engine, or an engine outlived `down`
   2    undecided: too little evidence, or an engine failed and nothing was compared
   3    wrong usage, or something is missing
   130  interrupted

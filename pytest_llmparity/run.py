@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import os
 import shlex
 from collections.abc import Callable, Generator, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
-import platformdirs
 import pytest
 
 from .applicable import NotApplicable
 from .arms import Arm, ArmPair, ArmToggle, GoldenPair
+from .cache import cache_folder
 from .engines.base import EngineError
 from .feasible import remember, undecidable
 from .items import GATE, TIMER, VERDICTS, is_gate, item_id
@@ -39,11 +37,6 @@ from .waivers import Waivers, utc_today
 from .workloads.sources import PromptSource, from_jsonl, shipped
 
 _ONCE = ("--llm-plan", "--llm-fresh", "--llm-report")
-
-
-def cache_folder() -> Path:
-    """Return where environments, models and captures are kept; `LLMPARITY_CACHE` moves it."""
-    return Path(os.environ.get("LLMPARITY_CACHE") or platformdirs.user_cache_dir("llmparity")).expanduser().absolute()
 
 
 class Run:

@@ -46,14 +46,18 @@ def say(line: str) -> None:
 
 
 def _printable(text: str) -> str:
-    """Return text without secrets of the environment, of this command line and of the project's engine tables.
+    return inert(known_secrets().redact(text))
+
+
+def known_secrets() -> Secrets:
+    """Return the secrets of the environment, of this command line and of the project's engine tables.
 
     All of them are looked up anew: a message about a wrong option is printed before any settings are read.
     """
     secrets = Secrets.of_environment(os.environ) | Secrets.of_command(sys.argv)
     with contextlib.suppress(OSError, ValueError):  # wrong settings are told by who needs them
         secrets |= Secrets.of_run(load_settings(Path.cwd(), {}, {}))
-    return inert(secrets.redact(text))
+    return secrets
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -7,6 +7,7 @@ import contextlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 
+from ..cache import cache_folder
 from ..captures.fingerprint import differences
 from ..captures.model import Capture
 from ..captures.store import CaptureStore
@@ -14,7 +15,6 @@ from ..margins import OTHER_ENGINE, SAME_BUILD
 from ..option_values import OptionError
 from ..options import Settings
 from ..plan import ALIKE, ENGINE_CHECKS, PAIR_CHECKS, REFERENCE, Check
-from ..run import cache_folder
 from ..verdicts import Status, Verdict
 from .command import Command, emit
 from .inputs import Inputs

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 
+from ..cache import cache_folder
 from ..demo_model import DEMO_MODEL_NAME
 from ..durations import format_duration
 from ..engines.environments import EnvironmentStore
 from ..option_values import OptionError
 from ..options import DEMO
-from ..run import cache_folder
 from ..session import ParitySession
 from .command import Command, Group, columns, emit, say
 from .settings import add_options, read_settings

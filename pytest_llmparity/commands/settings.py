@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..arms import REPLAY, Arm, resolve_engine
+from ..cache import cache_folder
 from ..engines.kinds import KINDS
 from ..option_values import OptionError
 from ..options import OPTIONS, Option, Settings, load_settings
 from ..plan import REFERENCE
-from ..run import cache_folder
 from ..session import ParitySession
 from .command import say
 

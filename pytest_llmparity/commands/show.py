@@ -9,11 +9,11 @@ from itertools import zip_longest
 
 import numpy as np
 
+from ..cache import cache_folder
 from ..captures.model import NO_ID, Answer, Capture, Scored
 from ..captures.store import CaptureStore
 from ..option_values import OptionError
 from ..parity.identity import CapturesDiffer
-from ..run import cache_folder
 from ..workloads.model import Prompt
 from ..workloads.vocabulary import Vocabulary
 from .command import Command, columns, emit, say

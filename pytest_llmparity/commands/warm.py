@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 
 from ..arms import ARM_ID
+from ..cache import cache_folder
 from ..durations import format_duration
 from ..engines.registry import KeptEngine, Registry
 from ..option_values import OptionError
 from ..plan import REFERENCE
-from ..run import cache_folder
 from .command import Command, columns, emit
 from .settings import add_options, open_arm, read_settings
 

@@ -16,6 +16,7 @@ from ..atomic import write_text
 from ..workloads.model import Workload
 from ..workloads.prepare import SAMPLED, Recipe
 from .errors import GoldenUnreadable
+from .lock import one_at_a_time
 
 FOLDER = "drawn"
 
@@ -61,9 +62,18 @@ def read_drawn(first: Path) -> Drawn:
 
 
 def write_drawn(first: Path, forced: Workload) -> None:
-    """Keep what was drawn of a forced workload, unless it is kept already; raises OSError."""
+    """Keep what was drawn of a forced workload, unless it is kept already; raises OSError.
+
+    Of two runs at once one writes: a reader finds all files as soon as it finds the first, which is written last.
+    """
     drawn = [[p.id, list(p.ids[p.scored_from :])] for p in forced.prompts if SAMPLED in p.tags]
-    if first.exists() or not drawn:
+    if drawn:
+        with one_at_a_time(first.parent.parent):
+            _write(first, drawn)
+
+
+def _write(first: Path, drawn: Sequence[Sequence[object]]) -> None:
+    if first.exists():
         return
     chunks = [drawn[start : start + _A_FILE] for start in range(0, len(drawn), _A_FILE)]
     for number in range(len(chunks), 0, -1):

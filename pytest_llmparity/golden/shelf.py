@@ -11,6 +11,7 @@ from ..atomic import write_text
 from .drawn import FOLDER
 from .errors import GoldenNotWritten, GoldenUnreadable
 from .key import GoldenKey
+from .lock import GoldenBusy, one_at_a_time
 from .text import Golden, dumps, loads
 
 _DIGITS = 10
@@ -28,7 +29,7 @@ class GoldenShelf:
         return self.folder / key.folder / f"{workload}-{digest[:_DIGITS]}.json"
 
     def find(self, key: GoldenKey, workload: str, digest: str) -> Golden | None:
-        """Return the golden of an arm's answers to a workload; None where there is none.
+        """Return the golden of an arm's answers to a workload, all of it as one run wrote it; None where there is none.
 
         Raises:
             GoldenUnreadable: naming the file.
@@ -37,9 +38,11 @@ class GoldenShelf:
         if not first.is_file():
             return None
         try:
-            golden = loads([path.read_text(encoding="utf-8") for path in self._parts(first)], shown(first))
+            with one_at_a_time(self.folder):
+                texts = [path.read_text(encoding="utf-8") for path in self._parts(first)]
         except (OSError, UnicodeDecodeError) as error:
             raise GoldenUnreadable(f"{shown(first)}: {error}") from error
+        golden = loads(texts, shown(first))
         if golden.key != key or golden.digest != digest or golden.workload != workload:
             raise GoldenUnreadable(
                 f"{shown(first)}: is the golden of something else ({golden.key.folder}); it was moved or renamed"
@@ -57,7 +60,7 @@ class GoldenShelf:
     def put(self, golden: Golden) -> Path:
         """Write a golden over what was there; returns its first file.
 
-        Each file takes its place whole, the first of them last, so that of two runs that write at once one wins.
+        Of two runs that write at once one comes after the other, and what it wrote stays, all of it.
 
         Raises:
             GoldenNotWritten: naming the folder.
@@ -65,10 +68,13 @@ class GoldenShelf:
         first = self.path(golden.key, golden.workload, golden.digest)
         texts = dumps(golden)
         try:
-            for number in range(len(texts), 0, -1):
-                write_text(_part(first, number), texts[number - 1])
-            for path in self._parts(first)[len(texts) :]:
-                path.unlink()
+            with one_at_a_time(self.folder):
+                for number in range(len(texts), 0, -1):
+                    write_text(_part(first, number), texts[number - 1])
+                for path in self._parts(first)[len(texts) :]:
+                    path.unlink()
+        except GoldenBusy as error:
+            raise GoldenNotWritten(f"the golden {shown(first)} was not written: {error}") from error
         except OSError as error:
             raise GoldenNotWritten(
                 f"the golden {shown(first)} could not be written: {error.strerror or error}"

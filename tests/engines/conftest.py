@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from pytest_llmparity.run import cache_folder
+from pytest_llmparity.cache import cache_folder
 
 ROOT = Path(__file__).parents[2]
 

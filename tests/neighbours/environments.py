@@ -19,8 +19,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from pytest_llmparity.cache import cache_folder
 from pytest_llmparity.engines.environments import PIP_IS_UNATTENDED, installer_environ
-from pytest_llmparity.run import cache_folder
 
 if sys.version_info >= (3, 11):
     import tomllib
