@@ -16,6 +16,7 @@ import numpy as np
 from ..stats.kernel import Levels
 from ..verdicts import SEVERITY, Evidence, Verdict
 from .decode import Answered, Decoded, answered, compare_decode, judge_decoding
+from .detail import Trace, kl_detail
 from .divergence import Floats, distance
 from .identity import engine_defects, identical, require_comparable, require_distinct
 from .paired import (
@@ -35,9 +36,13 @@ _WORST_SHOWN = 3
 
 @dataclass(frozen=True, eq=False)
 class OwnTexts(Documents):
-    """Distances of two arms, each on its own tokens. `worst` are the prompts with the largest excess, as evidence."""
+    """Distances of two arms, each on its own tokens.
+
+    `worst` are the prompts with the largest excess, as evidence; `detail` is for pictures.
+    """
 
     worst: tuple[Evidence, ...]
+    detail: dict[str, Any]
 
 
 def compare_rollout(baseline: Decoded, candidate: Decoded, *, margin: float, levels: Levels) -> Verdict:
@@ -102,6 +107,7 @@ def _paired(
         tokens=finding.tokens,
         evidence=(finding.spread, *documents.worst) if finding.status != "pass" else (),
         figures=finding.figures(),
+        detail=documents.detail,
     )
 
 
@@ -146,18 +152,26 @@ def _both_answered(rows: Sequence[Answered], others: Sequence[Answered]) -> list
 
 def _on_own_tokens(pairs: Sequence[tuple[Answered, Answered]]) -> OwnTexts:
     """Return the distances by document, of each pair over the tokens that both have."""
-    sums, overlaps, worst = [], [], []
+    sums, overlaps, worst, traces = [], [], [], []
     for pair in pairs:
         length = min(len(row.decode.token_ids) for row in pair)
         (baseline, overlap), (candidate, other_overlap) = (_beginning(row, length) for row in pair)
         sums.append([length, float(baseline.sum()), float(candidate.sum())])
+        traces.append(Trace(pair[0].prompt.id, baseline, candidate))
         overlaps.append(np.minimum(overlap, other_overlap))
         text = f"KL from fp32 {candidate.sum():.4f} nat over {length} tokens, baseline {baseline.sum():.4f}"
         worst.append((float(candidate.sum() - baseline.sum()), Evidence(pair[0].prompt.id, text)))
     units, (tokens, kl_baseline, kl_candidate) = sum_by_unit([row.prompt.unit for row, _ in pairs], sums)
     worst.sort(key=lambda found: -found[0])
-    cases = tuple(case for _, case in worst[:_WORST_SHOWN])
-    return OwnTexts(units, tokens, kl_baseline, kl_candidate, float(np.concatenate(overlaps).mean()), cases)
+    return OwnTexts(
+        units,
+        tokens,
+        kl_baseline,
+        kl_candidate,
+        overlap=float(np.concatenate(overlaps).mean()),
+        worst=tuple(case for _, case in worst[:_WORST_SHOWN]),
+        detail=kl_detail(traces),
+    )
 
 
 def _beginning(row: Answered, length: int) -> tuple[Floats, Floats]:
