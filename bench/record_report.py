@@ -2,8 +2,8 @@
 
     python bench/record_report.py build/demo/report.json docs/results/demo.json --command "make demo"
 
-Keeps what was compared and found; leaves out what belongs to one machine (paths, logs, command lines) and the list
-of all installed distributions.
+Keeps what was compared and found; leaves out what belongs to one machine (paths, logs, command lines), the list of all
+installed distributions, and what pictures need (`detail`): a line for every prompt.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def recorded(report: dict[str, Any], command: str) -> dict[str, Any]:
         "seconds": report["seconds"],
         "arms": [{key: arm[key] for key in QUOTED_OF_ARMS} for arm in report["arms"]],
         "checks": [
-            {key: value for key, value in check.items() if key not in ("rerun", "replay")} for check in report["checks"]
+            {key: value for key, value in check.items() if key not in ("rerun", "replay", "detail")}
+            for check in report["checks"]
         ],
         "skipped": report["skipped"],
         "not_covered": report["not_covered"],

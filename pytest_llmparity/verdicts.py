@@ -35,8 +35,9 @@ class Verdict:
     """What a comparison found.
 
     `measured`, `limit` and `interval` are texts with units, as reports print them; `figures` the numbers
-    behind them. `power` says what this run could have seen. `changed` names differences of the two arms'
-    fingerprints, cheapest cause first. Truthy only when it passed, or when the user tolerates `undecided` or waived it.
+    behind them, `detail` what pictures of them need (`parity.detail`). `power` says what this run could have
+    seen. `changed` names differences of the two arms' fingerprints, cheapest cause first. Truthy only when it
+    passed, or when the user tolerates `undecided` or waived it.
     """
 
     check: str
@@ -53,6 +54,7 @@ class Verdict:
     changed: tuple[str, ...] = ()
     evidence: tuple[Evidence, ...] = ()
     figures: dict[str, Any] = field(default_factory=dict)
+    detail: dict[str, Any] = field(default_factory=dict)
     logs: tuple[str, ...] = ()
     replay: str = ""
     """Command that repeats this comparison from the captures, without an engine."""
@@ -131,6 +133,7 @@ class Verdict:
             "replay": self.replay,
             "evidence": [case.to_json() for case in self.evidence],
             "figures": self.figures,
+            "detail": self.detail,
         }
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
+from ..parity import detail
 from ..parity.defaults import judge_surprise
 from ..parity.forced import ANCHOR, ANCHOR_MARGIN, SUMMED, ForcedDocuments, judge_forced
 from ..parity.greedy import Divergence, sort_divergences, verdict_on_flips
@@ -177,9 +179,32 @@ def _documents(
         units=units,
         overlap=float(np.average(overlaps, weights=tokens)),
         worst=tuple(_worst(row, after[row.prompt]) for row in shown),
+        detail={} if later else _detail([(before[p.id], after[p.id]) for p in prompts], first),
         bounded=int((held.golden.figures.get("bounded") or 0) + (held.now.figures.get("bounded") or 0)),
         **columns,
     )
+
+
+def _detail(
+    pairs: Sequence[tuple[DocumentSummary, DocumentSummary]], first: Mapping[str, float] | None
+) -> dict[str, Any]:
+    """Return what a golden has for pictures: KL by prompt and of both halves, no single positions."""
+    rows = [(after.prompt, after.tokens, _kl(before, first), after.kl) for before, after in pairs]
+    found: dict[str, Any] = {"documents": detail.documents(rows)}
+    halved = [pair for pair in pairs if pair[1].later_tokens]
+    if first is None and halved:  # of what was blessed first, only whole documents are kept
+        found["halves"] = [
+            detail.mean_row(*(sum(column) for column in zip(*part, strict=True)))
+            for part in (
+                [(n.tokens - n.later_tokens, b.kl - b.later_kl, n.kl - n.later_kl) for b, n in halved],
+                [(n.later_tokens, b.later_kl, n.later_kl) for b, n in halved],
+            )
+        ]
+    return found
+
+
+def _kl(before: DocumentSummary, first: Mapping[str, float] | None) -> float:
+    return before.kl if first is None else first[before.prompt]
 
 
 def _sums(
@@ -187,9 +212,8 @@ def _sums(
 ) -> list[float]:
     if later:
         return [after.later_tokens, before.later_kl, after.later_kl, 0.0, 0.0, 0.0, 0.0, 0.0]
-    kl = before.kl if first is None else first[before.prompt]
     changes = [after.nll - before.nll, before.regret, after.regret, before.flips, after.flips]
-    return [after.tokens, kl, after.kl, *changes]
+    return [after.tokens, _kl(before, first), after.kl, *changes]
 
 
 def _worst(before: DocumentSummary, after: DocumentSummary) -> Evidence:

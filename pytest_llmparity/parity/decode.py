@@ -193,6 +193,7 @@ def judge_decoding(
         tokens=finding.tokens,
         evidence=(finding.spread, *documents.worst) if finding.status != "pass" else (),
         figures=finding.figures() | _figures(move),
+        detail=documents.detail | {"sides": ["forced scoring", "decoding"]},
     )
 
 

@@ -18,6 +18,7 @@ from ..verdicts import Evidence, Status, Verdict
 from ..workloads.model import Prompt, Workload
 from ..workloads.vocabulary import Vocabulary
 from .decode import MOVED
+from .detail import divergence_detail
 from .divergence import Floats
 from .finish import end_disagreement, usage_fault
 from .greedy import (
@@ -281,6 +282,7 @@ def _verdict(
 ) -> Verdict:
     status, why = judged
     move = found.moved
+    pairs = {pair.id: pair.ids for pair in found.pairs}
     return Verdict(
         check,
         status,
@@ -300,6 +302,8 @@ def _verdict(
             "difference": None if move is None else move.size,
             "faults": len(found.faults),
         },
+        detail=divergence_detail(flips.ties, flips.others, pairs.__getitem__, flips.limit, vocabulary)
+        | {"sides": list(ways)},
     )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from ..stats.power import detectable_shift
 from ..verdicts import Evidence, Verdict
 from ..workloads.model import Prompt, Workload
 from .apart import compare_apart
+from .detail import Trace, kl_detail
 from .divergence import Distances, measure
 from .paired import LEVEL, Documents, Finding, Floats, judge_documents, sum_by_unit
 from .settled import settle, settle_exactly
@@ -44,7 +46,7 @@ class ForcedDocuments(Documents):
     """Distances of two arms on the same forced tokens, with what else can be read off them; sums, shapes (n,).
 
     `bounded` counts tokens of which an arm gives only an upper bound: then the change of NLL is not known. `worst` are
-    the tokens at which the candidate is furthest beyond the baseline, as evidence.
+    the tokens at which the candidate is furthest beyond the baseline, as evidence; `detail` is for pictures.
     """
 
     nll_change: Floats
@@ -54,6 +56,7 @@ class ForcedDocuments(Documents):
     flips_candidate: Floats
     worst: tuple[Evidence, ...]
     bounded: int = 0
+    detail: dict[str, Any] = field(default_factory=dict)
 
 
 def compare_forced(
@@ -127,11 +130,12 @@ def tabulate(rows: Iterable[tuple[Prompt, Scored, Scored, Scored]], yardstick: s
 
     `yardstick` is what the worst tokens, as evidence, call the baseline.
     """
-    units, sums, overlaps, worst = [], [], [], []
+    units, sums, overlaps, worst, traces = [], [], [], [], []
     for prompt, reference, baseline, candidate in rows:
         distances = measure(reference, baseline, candidate)
         units.append(prompt.unit)
         sums.append(_sums(distances))
+        traces.append(Trace(prompt.id, distances.kl_baseline, distances.kl_candidate))
         overlaps.append(np.minimum(distances.overlap_baseline, distances.overlap_candidate))
         excess = distances.kl_candidate - distances.kl_baseline
         at = int(excess.argmax())
@@ -143,6 +147,7 @@ def tabulate(rows: Iterable[tuple[Prompt, Scored, Scored, Scored]], yardstick: s
         units=distinct,
         overlap=float(np.concatenate(overlaps).mean()),
         worst=tuple(case for _, case in worst[:_WORST_SHOWN]),
+        detail=kl_detail(traces),
         **dict(zip(SUMMED, table, strict=True)),
     )
 
@@ -177,6 +182,7 @@ def _verdict(documents: ForcedDocuments, finding: Finding, baseline: str, candid
         tokens=finding.tokens,
         evidence=(finding.spread, *documents.worst) if finding.status != "pass" else (),
         figures=finding.figures() | _figures(documents),
+        detail=documents.detail,
     )
 
 

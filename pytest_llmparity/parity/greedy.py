@@ -19,6 +19,7 @@ from ..stats.kernel import Levels
 from ..verdicts import Evidence, Status, Verdict
 from ..workloads.model import Workload
 from ..workloads.vocabulary import Vocabulary
+from .detail import divergence_detail
 from .divergence import Floats, gap_movement
 from .identity import engine_defects, require_comparable
 
@@ -107,6 +108,9 @@ def verdict_on_flips(
             for d in flips.others[:SHOWN]
         ),
         figures=flips.figures(),
+        detail=divergence_detail(
+            flips.ties, flips.others, lambda prompt: (ids[0][prompt], ids[1][prompt]), flips.limit, vocabulary
+        ),
     )
 
 

@@ -17,6 +17,7 @@ from ..stats.kernel import Levels
 from ..verdicts import SEVERITY, Evidence, Verdict
 from ..workloads.model import Prompt
 from .decode import Answered, Decoded, answered, compare_decode, judge_decoding
+from .detail import Trace, kl_detail
 from .divergence import Floats, distance
 from .identity import engine_defects, identical, require_comparable, require_distinct
 from .paired import (
@@ -45,9 +46,13 @@ class OwnText:
 
 @dataclass(frozen=True, eq=False)
 class OwnTexts(Documents):
-    """Distances of two arms, each on its own tokens. `worst` are the prompts with the largest excess, as evidence."""
+    """Distances of two arms, each on its own tokens.
+
+    `worst` are the prompts with the largest excess, as evidence; `detail` is for pictures.
+    """
 
     worst: tuple[Evidence, ...]
+    detail: dict[str, Any]
 
 
 def compare_rollout(baseline: Decoded, candidate: Decoded, *, margin: float, levels: Levels) -> Verdict:
@@ -125,6 +130,7 @@ def judge_own_texts(
         tokens=finding.tokens,
         evidence=(finding.spread, *documents.worst) if finding.status != "pass" else (),
         figures=finding.figures(),
+        detail=documents.detail,
     )
 
 
@@ -169,18 +175,26 @@ def _both_answered(rows: Sequence[Answered], others: Sequence[Answered]) -> list
 
 def _on_own_tokens(pairs: Sequence[tuple[OwnText, OwnText]]) -> OwnTexts:
     """Return the distances by document, of each pair over the tokens that both have."""
-    sums, overlaps, worst = [], [], []
+    sums, overlaps, worst, traces = [], [], [], []
     for one, other in pairs:
         length = min(len(one.kl), len(other.kl))
         baseline, candidate = float(one.kl[:length].sum()), float(other.kl[:length].sum())
         sums.append([length, baseline, candidate])
+        traces.append(Trace(one.prompt.id, one.kl[:length], other.kl[:length]))
         overlaps.append(np.minimum(one.overlap[:length], other.overlap[:length]))
         text = f"KL from fp32 {candidate:.4f} nat over {length} tokens, baseline {baseline:.4f}"
         worst.append((candidate - baseline, Evidence(one.prompt.id, text)))
     units, (tokens, kl_baseline, kl_candidate) = sum_by_unit([one.prompt.unit for one, _ in pairs], sums)
     worst.sort(key=lambda found: -found[0])
-    cases = tuple(case for _, case in worst[:_WORST_SHOWN])
-    return OwnTexts(units, tokens, kl_baseline, kl_candidate, float(np.concatenate(overlaps).mean()), cases)
+    return OwnTexts(
+        units,
+        tokens,
+        kl_baseline,
+        kl_candidate,
+        overlap=float(np.concatenate(overlaps).mean()),
+        worst=tuple(case for _, case in worst[:_WORST_SHOWN]),
+        detail=kl_detail(traces),
+    )
 
 
 def _own_text(row: Answered) -> OwnText:
