@@ -112,7 +112,7 @@ def loads(texts: Sequence[str], where: str) -> Golden:
     rows = [row for part in parts for row in part["rows"]]
     about = first["about"]
     if any(part["about"] != about for part in parts[1:]):
-        raise GoldenUnreadable(f"{where}: its files were not blessed together")
+        raise GoldenUnreadable(f"{where}: its files were not blessed together; bless it anew with --llm-golden=fix")
     try:
         return Golden(
             key=GoldenKey(**about["key"]),
