@@ -96,15 +96,17 @@ def bless(work: Path) -> None:
 
 def judged(work: Path, name: str) -> dict[str, Any]:
     """Return the verdicts on one planted regression: beside the older version, against its golden, and alone."""
-    report = gate(work, name, PLANTED[name], "--llm-engines=before,vllm", "--llm-golden=check")
-    table: dict[str, Any] = {"pair": {}, "golden": {}, "alone": {}, "seconds": report["seconds"]}
+    return tabulated(gate(work, name, PLANTED[name], "--llm-engines=before,vllm", "--llm-golden=check"))
+
+
+def tabulated(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the newer version's verdicts in a report, by whom it was held against."""
+    sides = {"[vllm-vs-before]": "pair", "[vllm-vs-golden]": "golden", "[vllm]": "alone"}
+    table: dict[str, Any] = {side: {} for side in sides.values()} | {"seconds": report["seconds"]}
     for check in report["checks"]:
-        side = "pair" if check["baseline"] == "before" else "golden"
-        if check["id"].endswith("[vllm]"):
-            side = "alone"
-        elif not check["id"].endswith(("[vllm-vs-before]", "[vllm-vs-golden]")):
-            continue  # the older version against what was blessed of another table
-        table[side][check["check"]] = {name: check[name] for name in ("verdict", "why", "measured")}
+        side = sides.get("[" + check["id"].rpartition("[")[2])
+        if side is not None:
+            table[side][check["check"]] = {name: check[name] for name in ("verdict", "why", "measured")}
     table["changed"] = next(check["changed"] for check in report["checks"] if check["id"].endswith("[vllm-vs-before]"))
     return table
 
