@@ -20,6 +20,7 @@ from .commands.capture import CAPTURE
 from .commands.command import Command, Group, say
 from .commands.compare import COMPARE
 from .commands.managed import ENVIRONMENTS, MODELS
+from .commands.report import REPORT
 from .commands.show import SHOW
 from .commands.warm import DOWN, PS, UP
 from .engine_runs import SETUP_ERRORS, ArmUnavailable
@@ -27,7 +28,10 @@ from .engines.base import EngineError
 from .engines.lifecycle import InterpreterMissing
 from .engines.process import EngineDied
 
-COMMANDS: tuple[Command | Group, ...] = (CAPTURE, COMPARE, BISECT, CALIBRATE, SHOW, ENVIRONMENTS, MODELS, UP, PS, DOWN)
+COMMANDS: tuple[Command | Group, ...] = (
+    *(CAPTURE, COMPARE, BISECT, CALIBRATE, SHOW, REPORT),
+    *(ENVIRONMENTS, MODELS, UP, PS, DOWN),
+)
 ENGINE_FAILED, USAGE, INTERRUPTED = 2, 3, 130
 _EXPECTED = (ValueError, OSError, EngineError, EngineDied, *SETUP_ERRORS)
 _ABOUT = """\
@@ -78,7 +82,7 @@ def _exit_code(error: Exception) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="llmparity",
-        description="Compare LLM inference engines: make captures, compare them, look into them.",
+        description="Compare LLM inference engines: make captures, compare them, look into them and into reports.",
         epilog=_ABOUT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

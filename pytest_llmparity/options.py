@@ -178,7 +178,13 @@ OPTIONS: tuple[Option, ...] = (
     Option("golden-dir", "folder of the goldens (default: golden in the rootdir)", a_path, None, "DIR"),
     Option("keep", "leave engines warm for this long after their last use, e.g. 30m", duration, None, "TIME"),
     Option("installer", "makes managed environments: pip or uv", one_of("pip", "uv"), "pip"),
-    Option("report", "write the JSON report here: a .json file, or a folder for report.json", a_path, None, "PATH"),
+    Option(
+        "report",
+        "write the report here: a .json file, or a folder for report.json; its page, .html, stands beside it",
+        a_path,
+        None,
+        "PATH",
+    ),
     Option("plan", "print what would be started and captured, and exit"),
     Option("fresh", "capture again instead of reading the store"),
 )

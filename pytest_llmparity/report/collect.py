@@ -109,7 +109,7 @@ class RunReport:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Write report.json, and make the run red for what no single test can show."""
+        """Write report.json and its page, and make the run red for what no single test can show."""
         if hasattr(self._config, "workeroutput") or not self._has_content():
             return
         if self._red_without_a_test() and session.exitstatus == pytest.ExitCode.OK:
@@ -119,10 +119,13 @@ class RunReport:
         if (page := os.environ.get("GITHUB_STEP_SUMMARY")) and self.verdicts:
             self._summarise_step(Path(page))
         if self._settings.report is not None:
+            from .html import write_page
             from .json_report import write_report
 
             try:
-                self.written = write_report(self.to_json(), self._settings.report)
+                report = self.to_json()
+                self.written = write_report(report, self._settings.report)
+                write_page(report, self.written.with_suffix(".html"))
             except OSError as error:
                 self.not_written = f"{self._settings.report}: {error.strerror or error}"
                 if session.exitstatus == pytest.ExitCode.OK:  # who reads it next must not find an older one
