@@ -18,7 +18,10 @@ pytest_plugins = ("parity_project",)
 
 CHECKS = ("prompt_ids", "forced", "strata", "local_defects", "greedy", "finish")
 WAYS = ("decode_strata", "batching", "neighbours", "streaming", "chat")
-DEPLOYED = (*("rollout[b-vs-a]", "regret[b-vs-a]"), *(f"{check}[{arm}]" for check in WAYS for arm in "ab"))
+DEPLOYED = (
+    *("rollout[b-vs-a]", "defaults[b-vs-a]", "regret[b-vs-a]"),
+    *(f"{check}[{arm}]" for check in WAYS for arm in "ab"),
+)
 TOO_SMALL = ("sharpness[b-vs-a]", "vocabulary[b-vs-a]")
 SKIPPED = len(DEPLOYED) + len(TOO_SMALL)
 """Skipped in the run profile smoke."""
