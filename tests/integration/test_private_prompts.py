@@ -108,6 +108,7 @@ def test_no_file_and_no_line_holds_the_prompts_text(project: ParityProject) -> N
     outcomes = run_all(project)
     assert outcomes.get("failed", 0) >= 3, project.output  # evidence was shown
     assert leaks(project) == []
+    assert "Where the texts part" in (project.folder / "report.html").read_text()  # both texts are there, as ids
     answers = [answer for path in private_captures(project) for answer in read_capture(path).answers]
     assert answers
     assert not [answer for answer in answers if answer.text is not None]

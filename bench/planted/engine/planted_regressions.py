@@ -53,5 +53,6 @@ def without_last_token(event: str) -> str:
     chunk = json.loads(event.removeprefix("data: "))
     for choice in chunk.get("choices", ()):
         if choice.get("finish_reason") is not None:
-            choice |= {"text": "", "token_ids": [], "logprobs": None}
+            nothing = {name: [] for name in choice.get("logprobs") or ()}
+            choice |= {"text": "", "token_ids": [], "logprobs": nothing or None}
     return "data: " + json.dumps(chunk)
