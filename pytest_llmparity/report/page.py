@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..durations import format_duration
+from ..verdicts import is_red
 from . import pictures
-from .pairs import Entry, Pair, by_pair, counts_of, is_red, rank_of, speeds_of
+from .pairs import Entry, Pair, by_pair, counts_of, rank_of, speeds_of
 
 RED_IN_FULL = 40
 """Red checks whose evidence is shown; of the others the reason and the commands."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..verdicts import SEVERITY
+from ..verdicts import SEVERITY, is_red
 
 Entry = Mapping[str, Any]
 """A check, an arm or a skipped test of report.json."""
@@ -37,7 +37,7 @@ class Pair:
 
     @property
     def rank(self) -> int:
-        """0 with a check that fails, 1 with one that is undecided, 2 where all passed or are tolerated."""
+        """0 with a check that fails, 1 with one that is undecided, 2 where all passed, are tolerated or waived."""
         return min((rank_of(entry) for _, entry in self.checks), default=2)
 
     @property
@@ -55,13 +55,8 @@ def by_pair(checks: Sequence[Entry]) -> list[Pair]:
     return sorted(pairs, key=lambda pair: pair.rank)
 
 
-def is_red(entry: Entry) -> bool:
-    """Say whether a check makes the run red."""
-    return bool(entry["verdict"] != "pass" and not entry["tolerated"])
-
-
 def rank_of(entry: Entry) -> int:
-    """0 for a check that fails, 1 for one that is undecided, 2 for one that passed or is tolerated."""
+    """0 for a check that fails, 1 for one that is undecided, 2 for one that passed, is tolerated or waived."""
     return SEVERITY.index(entry["verdict"]) if is_red(entry) else len(SEVERITY) - 1
 
 

@@ -372,3 +372,13 @@ def test_the_reports_of_these_tests_are_of_the_schema() -> None:
         jsonschema.validate(json.loads(json.dumps(made)), schema)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(report(check(detail={"documents": [["a", 1, "x", 2]]})), schema)
+
+
+def test_a_waived_verdict_is_shown_as_it_is_and_is_not_red() -> None:
+    report = red_report()
+    reds = [check for check in report["checks"] if check["verdict"] != "pass" and not check["tolerated"]]
+    assert f"{len(reds)} of {len(report['checks'])} checks red" in words(render(report))
+    reds[0]["waived"] = {"until": "2026-12-31", "reason": "ticket <123>"}
+    after = words(render(report))
+    assert "waived until 2026-12-31: ticket <123>" in after
+    assert f"{len(reds) - 1} of {len(report['checks'])} checks red" in after
