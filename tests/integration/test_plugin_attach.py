@@ -148,7 +148,7 @@ def test_capture_keeps_what_a_server_can_answer_and_tells_the_rest(parity_projec
     assert written(parity_project.folder / "all" / "reference") == ["forced.npz", "workloads.json"]
     left_out = [line for line in made.output.splitlines() if line.startswith("left out: ")]
     ways = ("batched", "neighbours", "streamed", "chat", "again")
-    names = ["forced", "greedy", "rollout", "rollout-forced", *(f"greedy-{way}" for way in ways)]
+    names = ["forced", "greedy", "rollout", "rollout-forced", "defaults", *(f"greedy-{way}" for way in ways)]
     assert sorted(line.split(": ")[1] for line in left_out) == sorted([*names, "rollout-forced-of-openai"])
     assert all("openai: the server at this URL cannot " in line for line in left_out)
     assert any(
