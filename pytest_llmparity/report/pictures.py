@@ -20,11 +20,13 @@ _LISTED = 8
 _NAME = 26
 _LEFT, _RIGHT, _TOP, _BOTTOM = 54.0, 14.0, 22.0, 42.0
 _LINE_HEIGHT = 13.0
-_ASIDE = 26.0
+_ASIDE, _LETTER = 16.0, 6.7
 _LOG_FROM = 20.0
 """Range of values, largest over smallest, from which positions are drawn on a log scale."""
 
 Axis = Callable[[float], float]
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,6 @@ class Line:
     kind: str
     ends: tuple[float, float, float, float]
     text: str
-    label: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Scatter:
     """KL by prompt: baseline to the right, candidate upwards, both on one log scale."""
 
     height: float
-    box: tuple[float, float, float, float]
+    box: Box
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
     lines: tuple[Line, ...]
@@ -111,7 +112,7 @@ class Curves:
     """KL by position, a line for each arm."""
 
     height: float
-    box: tuple[float, float, float, float]
+    box: Box
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
     curves: tuple[Curve, ...]
@@ -131,19 +132,21 @@ def by_prompt(documents: Sequence[Sequence[Any]], margin: float | None) -> Scatt
     x, y = _log_axis(low, high, box[0], box[2]), _log_axis(low, high, box[3], box[1])
     ordered = sorted(rows, key=lambda row: row.baseline - row.candidate)
     drawn = _drawn(ordered)
+    further = [row for row in ordered if row.candidate > row.baseline]
     limit = None if margin is None else 1 + margin
     above = sum(row.candidate > row.baseline * (limit or 1) for row in rows)
     ticks = _decades(low, high)
+    marks = tuple(_mark(row, x, y, low, limit) for row in drawn)
     return Scatter(
         height=box[3] + _BOTTOM,
         box=box,
         x_ticks=tuple(Tick(x(value), _number(value)) for value in ticks),
         y_ticks=tuple(Tick(y(value), _number(value)) for value in ticks),
         lines=tuple(_ratio_lines(box, low, high, limit)),
-        marks=tuple(_mark(row, x, y, low, limit) for row in drawn),
-        labels=_labels([row for row in ordered[:_NAMED] if row.candidate > row.baseline], x, y, low, box),
-        furthest=tuple(ordered[:_LISTED]),
-        summary=f"{len(rows)} prompts, {above} of them above R = {limit or 1:.2f}",
+        marks=marks,
+        labels=_labels(further[:_NAMED], marks, x, y, low, box),
+        furthest=tuple(further[:_LISTED]),
+        summary=f"{len(rows):,} prompts, {above:,} of them above R = {limit or 1:.2f}",
         notes=tuple(_left_out(rows, drawn)),
     )
 
@@ -177,30 +180,26 @@ def _mark(row: Far, x: Axis, y: Axis, low: float, limit: float | None) -> Mark:
     return Mark(kind, x(max(row.baseline, low)), y(max(row.candidate, low)), title)
 
 
-def _labels(
-    named: Sequence[Far], x: Axis, y: Axis, low: float, box: tuple[float, float, float, float]
-) -> tuple[Label, ...]:
-    """Return the names of marks in a column beside them, none on another."""
+def _labels(named: Sequence[Far], marks: Sequence[Mark], x: Axis, y: Axis, low: float, box: Box) -> tuple[Label, ...]:
+    """Return the names of marks, each beside all marks of its height, none on another."""
     found: list[Label] = []
-    places = [(x(max(row.baseline, low)), y(max(row.candidate, low)), row.prompt) for row in named]
-    if not places:
-        return ()
-    end = max(at for at, _, _ in places) > (box[0] + box[2]) / 2
-    column = min(at for at, _, _ in places) - _ASIDE if end else max(at for at, _, _ in places) + _ASIDE
-    for at, height, prompt in sorted(places, key=lambda place: place[1]):
-        below = found[-1].y + _LINE_HEIGHT if found else box[1] + _LINE_HEIGHT
-        found.append(Label((at, height), column, max(height + 4, below), end, shortened(prompt)))
+    places = [(x(max(row.baseline, low)), y(max(row.candidate, low)), shortened(row.prompt)) for row in named]
+    for at, height, text in sorted(places, key=lambda place: place[1]):
+        line = max(height + 4, found[-1].y + _LINE_HEIGHT if found else box[1] + _LINE_HEIGHT)
+        beside = [at, *(mark.x for mark in marks if line - _LINE_HEIGHT <= mark.y <= line + 4)]
+        left, right, width = min(beside) - _ASIDE, max(beside) + _ASIDE, _LETTER * len(text)
+        fits_left, fits_right = left - width > box[0], right + width < box[2]
+        end = fits_left and (not fits_right or at - left < right - at)
+        found.append(Label((at, height), left if end else min(right, box[2] - width), line, end, text))
     return tuple(found)
 
 
-def _ratio_lines(box: tuple[float, float, float, float], low: float, high: float, limit: float | None) -> list[Line]:
+def _ratio_lines(box: Box, low: float, high: float, limit: float | None) -> list[Line]:
     left, top, right, bottom = box
-    found = [Line("equal", (left, bottom, right, top), "R = 1", (right - 30, top + 44))]
+    found = [Line("equal", (left, bottom, right, top), "R = 1")]
     shift = 0.0 if limit is None else math.log(limit) / math.log(high / low) * (right - left)
     if 0 < shift < right - left:
-        ends = (left, bottom - shift, right - shift, top)
-        label = (max(right - shift - 62, left + 4), top + 52)
-        found.append(Line("allowed", ends, f"R = {limit:.2f}", label))
+        found.append(Line("allowed", (left, bottom - shift, right - shift, top), f"R = {limit:.2f}"))
     return found
 
 

@@ -211,6 +211,19 @@ class TestPictures:
         assert "400 of 10,000 prompts are drawn" in words(page)
         assert ">doc-9999<" in page
 
+    @pytest.mark.parametrize("factor", [0.9, 1.0, 3.0, 80.0])
+    def test_names_stand_inside_the_picture_and_on_no_other(self, factor):
+        name = "a-rather-long-name-of-a-prompt"
+        page = render(report(check(verdict="fail", detail=kl(64, factor, name)), verdict="fail"))
+        labels = re.findall(r'<text class="name" x="([\d.]+)" y="([\d.]+)" text-anchor="(\w+)">(.*?)</text>', page)
+        assert labels
+        lines = sorted(float(y) for _, y, _, _ in labels)
+        assert all(after - before >= 13 for before, after in pairwise(lines))
+        for x, _, anchor, text in labels:
+            width = 6.7 * len(text)
+            start = float(x) - width if anchor == "end" else float(x)
+            assert 54 <= start <= start + width <= 406.1
+
     def test_prompts_at_zero_stand_at_the_edge(self):
         rows = [["same", 10, 0.0, 0.0], ["other", 10, 0.01, 0.02]]
         page = render(report(check(detail={"documents": rows})))
